@@ -1,0 +1,45 @@
+"""
+The door between deciding and doing.
+
+Everything above sees the host through these three verbs; `host.Host` is the real kernel behind them and the tests'
+`FakeKernel` the other one, and one contract suite runs over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dsr_agent.state.actions import Action
+from dsr_agent.state.model import Changes, Ip, Observed, Scope
+from dsr_agent.state.report import Outcome
+
+
+class Kernel(Protocol):
+    """The host, as far as this program is concerned."""
+
+    async def observe(self, scope: Scope, targets: Sequence[Ip] = ()) -> Observed:
+        """
+        Read back what the kernel holds.
+
+        `Scope.everything` reads all of it afresh. Otherwise links, sysctls and routes are read afresh if *scope*
+        says *host*, and addresses come from the copy that announcements keep current; a copy that may have missed
+        one is read afresh first. *targets* are the addresses whose route (which source?) is asked for.
+        """
+        ...
+
+    async def apply(self, actions: Sequence[Action]) -> tuple[Outcome, ...]:
+        """
+        Do *actions* in order; one outcome each, in the same order. Never raises for what the kernel refuses.
+
+        Already so, or already gone, is success. One failure does not stop the rest.
+        """
+        ...
+
+    async def changes(self) -> Changes:
+        """
+        Wait until the kernel announces something (or announcements were lost), then return all that has come.
+
+        What this process did itself is left out. Cancelling it loses nothing.
+        """
+        ...

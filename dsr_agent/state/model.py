@@ -1,0 +1,307 @@
+"""
+The nouns: what an operator declares, what the kernel holds, and the keys both are compared by.
+
+A client's request reaches this host wrapped in an outer header. A *tunnel* (a link that decapsulates) strips it, the
+*VIP* on a local device makes the host accept the inner packet, and the reply leaves by the ordinary route. Everything
+here is a value: frozen, comparable, printable. Keys are the kernel's own keys, so that desired and observed are two
+maps that can simply be held against each other; an ifindex is never a key, because a link is recreated under the
+same name with a new index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple, TypeAlias
+
+Ip: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+class AddressKey(NamedTuple):
+    """Which address: the kernel keys addresses by link and prefix."""
+
+    link: str
+    ip: Ip
+    prefixlen: int
+
+    def __str__(self) -> str:
+        return f"{self.ip}/{self.prefixlen} on {self.link}"
+
+
+class LinkKey(NamedTuple):
+    """Which link, by name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SysctlKey(NamedTuple):
+    """Which sysctl: its path below ``/proc/sys``, with slashes, because link names may contain dots."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class ModuleKey(NamedTuple):
+    """Which kernel module."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"module {self.name}"
+
+
+class TunnelKey(NamedTuple):
+    """Which tunnel of the file, by its name there (its link may be called otherwise when it was adopted)."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"tunnel {self.name}"
+
+
+Key: TypeAlias = AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
+
+
+# --- what the operator declares -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """The outer destination is written in the file."""
+
+    ip: IPv4Address
+
+    def __str__(self) -> str:
+        return str(self.ip)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOf:
+    """The outer destination is whatever address this interface has."""
+
+    link: str
+
+    def __str__(self) -> str:
+        return f"the address of {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTowards:
+    """The outer destination is the source address this host would use towards these (``"auto"``)."""
+
+    targets: tuple[IPv4Address, ...]
+
+    def __str__(self) -> str:
+        return "auto"
+
+
+Local: TypeAlias = LocalAddress | LocalOf | LocalTowards
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """
+    One way in: an encapsulation, the address it arrives at, and who may send it.
+
+    *load_balancers* is empty when the file says ``"any"``.
+    """
+
+    name: str
+    encapsulation: str
+    local: Local
+    load_balancers: tuple[Network, ...] = ()
+    key: int | None = None
+    checksum: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vip:
+    """One virtual address, and the device that makes this host accept it."""
+
+    ip: Ip
+    name: str
+    device: str = "lo"
+    tunnels: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> AddressKey:
+        return AddressKey(self.device, self.ip, self.ip.max_prefixlen)
+
+
+# --- what the kernel holds ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """
+    The outer header a tunnel link looks for; ``None`` means any.
+
+    *key* and *checksum* are those of the receiving side. *protocol* is the inner protocol an ``ipip`` link takes
+    (4; 0 is any). *external* links take everything no other link wants (``collect_md``).
+    """
+
+    local: Ip | None = None
+    remote: Ip | None = None
+    key: int | None = None
+    checksum: bool = False
+    sequence: bool = False
+    protocol: int = 0
+    external: bool = False
+
+    def __str__(self) -> str:
+        words = [f"local {self.local or 'any'}", f"remote {self.remote or 'any'}"]
+        if self.key is not None:
+            words.append(f"key {self.key}")
+        words += [word for word in ("checksum", "sequence", "external") if getattr(self, word)]
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device. *outer* is there for tunnel kinds only; *answers_arp* for what speaks ARP on a segment."""
+
+    name: str
+    kind: str = ""
+    up: bool = False
+    group: int = 0
+    alias: str = ""
+    outer: Outer | None = None
+    answers_arp: bool = False
+
+    @property
+    def key(self) -> LinkKey:
+        return LinkKey(self.name)
+
+    def __str__(self) -> str:
+        words = [self.name, self.kind or "link"]
+        if self.outer:
+            words.append(str(self.outer))
+        words.append("up" if self.up else "down")
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """
+    An address on a link.
+
+    *proto* is ``IFA_PROTO`` (0 where the kernel is older than 5.18), *label* the IPv4 alias label. *permanent* is
+    false when it will expire; *deprecated* keeps it from being chosen as a source (preferred lifetime 0).
+    """
+
+    link: str
+    ip: Ip
+    prefixlen: int
+    scope: int = 0
+    proto: int = 0
+    label: str = ""
+    permanent: bool = True
+    deprecated: bool = False
+
+    @property
+    def key(self) -> AddressKey:
+        return AddressKey(self.link, self.ip, self.prefixlen)
+
+    def __str__(self) -> str:
+        return str(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """
+    A wanted sysctl: exactly *value*, or (*at_least*) not lower than it.
+
+    *at_least* is for links that are not ours: their value is raised if need be, never lowered.
+    """
+
+    path: str
+    value: int
+    at_least: bool = False
+
+    @property
+    def key(self) -> SysctlKey:
+        return SysctlKey(self.path)
+
+    def satisfied_by(self, found: int) -> bool:
+        return found >= self.value if self.at_least else found == self.value
+
+
+# --- the two maps -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """
+    What the file means. *addresses* are the VIPs by the kernel's key.
+
+    Tunnels stay in the operator's words, because what they come to (``local = "auto"``, the name of an adopted link)
+    can only be said in front of what the host holds: `reconcile.resolve` does that.
+    """
+
+    tunnels: Mapping[str, Tunnel] = field(default_factory=dict)
+    vips: Mapping[AddressKey, Vip] = field(default_factory=dict)
+    addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
+    silence_arp: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """
+    What was read back from the kernel.
+
+    *sources* says which address the host uses towards a target; a target without a route is not in it.
+    A sysctl that does not exist (IPv6 switched off, say) is not in *sysctls*. *modules* are those loaded or built in.
+    """
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
+    sysctls: Mapping[SysctlKey, int] = field(default_factory=dict)
+    sources: Mapping[IPv4Address, IPv4Address] = field(default_factory=dict)
+    modules: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """
+    Where to look: *host* is links, sysctls, routes and all that belongs to tunnels; *addresses* are single VIPs.
+
+    *everything* reads all of it afresh from the kernel and also sweeps what is ours and no longer desired.
+    """
+
+    everything: bool = False
+    host: bool = False
+    addresses: frozenset[AddressKey] = frozenset()
+
+    def __or__(self, other: Scope) -> Scope:
+        return Scope(
+            self.everything or other.everything, self.host or other.host, self.addresses | other.addresses
+        )
+
+    def __bool__(self) -> bool:
+        return self.everything or self.host or bool(self.addresses)
+
+
+EVERYTHING = Scope(everything=True, host=True)
+HOST = Scope(host=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """
+    What the kernel announced since last asked: *look at these keys again*.
+
+    *by* maps a key to the netlink port of whoever asked for the change, where the kernel tells (addresses only:
+    facts A5). *lost* means that announcements were dropped, so everything must be read back.
+    """
+
+    keys: frozenset[Key] = frozenset()
+    by: Mapping[Key, int] = field(default_factory=dict)
+    lost: bool = False

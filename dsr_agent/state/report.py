@@ -1,0 +1,66 @@
+"""The one value that leaves a pass: what was planned, how each step went, and what is still not as desired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dsr_agent.state.actions import Action, Plan, Problem
+from dsr_agent.state.errors import DsrError
+from dsr_agent.state.model import Key, Scope
+
+
+class Result(StrEnum):
+    """How a step went."""
+
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # something it needs failed or is held back
+    HELD = "held"  # a fight: repaired too often, waiting before the next try
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One step and how it went; *error* says why it was not done."""
+
+    action: Action
+    result: Result
+    error: DsrError | None = None
+
+    def __str__(self) -> str:
+        return f"{self.action}: {self.result}" + (f" ({self.error})" if self.error else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    One pass.
+
+    *remaining* is the plan made again from a second look after the steps: empty means that the kernel now holds what
+    the file says (as far as *scope* went). *seconds* counts from the first look to the last acknowledgement.
+    *by* names who undid a key, where the kernel told.
+    """
+
+    scope: Scope
+    plan: Plan = field(default_factory=Plan)
+    outcomes: tuple[Outcome, ...] = ()
+    remaining: Plan = field(default_factory=Plan)
+    seconds: float = 0.0
+    by: Mapping[Key, str] = field(default_factory=dict)
+    lost: bool = False
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether nothing is left to do in this pass's scope."""
+        return not self.remaining
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is still not as desired, with the reason: impossible, failed, skipped or held back."""
+        blamed = [
+            Problem(outcome.action.key, outcome.error)
+            for outcome in self.outcomes
+            if outcome.error and outcome.result is not Result.DONE
+        ]
+        return self.remaining.problems + tuple(blamed)
