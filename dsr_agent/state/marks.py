@@ -1,0 +1,37 @@
+"""
+Our mark in the kernel: how a freshly started agent, with a different file, knows that something is ours.
+
+Addresses carry `IFA_PROTO` (kernel 5.18 and later) and, for IPv4, an alias label; somebody's ``ip addr replace`` wipes
+the first and leaves the second (facts A4). Links carry a group, set in the very request that creates them, and an
+alias for people, which the kernel takes only afterwards. The group is a number nobody picks by chance, because a link
+that carries it and is not desired is deleted.
+"""
+
+from __future__ import annotations
+
+from dsr_agent.state.model import Address, Link
+
+ADDRESS_PROTO = 0xD5
+LINK_GROUP = 0xD5D5
+LABEL_SUFFIX = ":dsr"
+LONGEST_NAME = 15  # IFNAMSIZ - 1, for link names and address labels alike
+
+ALIAS = "dsr-agent: decapsulates for VIPs; removed by dsr-agent teardown"
+
+TUNNEL_KINDS = frozenset({"ipip", "gre", "sit", "ip6tnl", "ip6gre"})
+
+
+def label_for(link: str) -> str:
+    """The alias label of our IPv4 addresses on *link*; empty where it would not fit the kernel's 15 characters."""
+    label = link + LABEL_SUFFIX
+    return label if len(label) <= LONGEST_NAME else ""
+
+
+def owns_address(address: Address) -> bool:
+    """Whether *address* carries our mark, either one."""
+    return address.proto == ADDRESS_PROTO or address.label.endswith(LABEL_SUFFIX)
+
+
+def owns_link(link: Link) -> bool:
+    """Whether *link* carries our mark. Only tunnels can: a group alone never makes another kind of link ours."""
+    return link.group == LINK_GROUP and link.kind in TUNNEL_KINDS
