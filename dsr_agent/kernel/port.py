@@ -7,18 +7,19 @@ Everything above sees the host through these three verbs; `host.Host` is the rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from dsr_agent.state.actions import Action
-from dsr_agent.state.model import Changes, Ip, Observed, Scope
+from dsr_agent.state.model import Changes, Observed, Scope
 from dsr_agent.state.report import Outcome
 
 
 class Kernel(Protocol):
     """The host, as far as this program is concerned."""
 
-    async def observe(self, scope: Scope, targets: Sequence[Ip] = ()) -> Observed:
+    async def observe(self, scope: Scope, targets: Iterable[IPv4Address] = ()) -> Observed:
         """
         Read back what the kernel holds.
 

@@ -6,6 +6,7 @@ What can go wrong, named for whose move it is.
     DsrError
     ├── ConfigError      the operator edits the file
     ├── Foreign          the operator decides about an object that is not ours
+    ├── Undecided        the operator writes which of several readings is meant
     ├── Unsupported      the host lacks something (a module, a kernel feature)
     ├── NotPermitted     the operator gives the agent the right it needs
     ├── NotYet           the host: something we wait for is not there yet
@@ -48,6 +49,12 @@ class ConfigError(DsrError):
 
 class Foreign(DsrError):
     """Something that is not ours stands in the way; it is left alone, and the operator decides."""
+
+    move = "operator"
+
+
+class Undecided(DsrError):
+    """The host allows more than one reading of the file; the operator writes which one is meant."""
 
     move = "operator"
 

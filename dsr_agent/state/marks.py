@@ -17,6 +17,8 @@ LABEL_SUFFIX = ":dsr"
 LONGEST_NAME = 15  # IFNAMSIZ - 1, for link names and address labels alike
 
 ALIAS = "dsr-agent: decapsulates for VIPs; removed by dsr-agent teardown"
+# A link that somebody else made, and that keeps its name: a link of ours under a wrong name is renamed.
+ADOPTED_ALIAS = "dsr-agent: adopted; removed by dsr-agent teardown"
 
 TUNNEL_KINDS = frozenset({"ipip", "gre", "sit", "ip6tnl", "ip6gre"})
 

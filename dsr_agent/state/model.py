@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
@@ -66,7 +67,16 @@ class TunnelKey(NamedTuple):
         return f"tunnel {self.name}"
 
 
-Key: TypeAlias = AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
+class RoutesKey(NamedTuple):
+    """The routes and routing rules, all of them: what they say is asked for target by target."""
+
+    def __str__(self) -> str:
+        return "routes"
+
+
+ROUTES = RoutesKey()
+
+Key: TypeAlias = RoutesKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
 
 
 # --- what the operator declares -----------------------------------------------------------------------------------
@@ -164,6 +174,10 @@ class Outer:
         return " ".join(words)
 
 
+# The module that brings each kind of link (the kernel asks for it as "rtnl-link-KIND").
+MODULE_OF_KIND: Mapping[str, str] = {"ipip": "ipip", "gre": "ip_gre"}
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """A network device. *outer* is there for tunnel kinds only; *answers_arp* for what speaks ARP on a segment."""
@@ -237,19 +251,47 @@ class Sysctl:
 # --- the two maps -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Desired:
     """
     What the file means. *addresses* are the VIPs by the kernel's key.
 
     Tunnels stay in the operator's words, because what they come to (``local = "auto"``, the name of an adopted link)
-    can only be said in front of what the host holds: `reconcile.resolve` does that.
+    can only be said in front of what the host holds: `reconcile.resolve` does that. What is asked of it in every
+    pass is worked out once, because there may be 10,000 VIPs.
     """
 
     tunnels: Mapping[str, Tunnel] = field(default_factory=dict)
     vips: Mapping[AddressKey, Vip] = field(default_factory=dict)
     addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
     silence_arp: bool = True
+
+    @cached_property
+    def vip_ips(self) -> frozenset[Ip]:
+        """The VIPs, wherever they are."""
+        return frozenset(key.ip for key in self.vips)
+
+    @cached_property
+    def devices(self) -> frozenset[str]:
+        """The links that VIPs are on."""
+        return frozenset(key.link for key in self.vips)
+
+    @cached_property
+    def ipv6_tunnels(self) -> frozenset[str]:
+        """The tunnels that some IPv6 VIP expects its requests from."""
+        return frozenset(name for vip in self.vips.values() if vip.ip.version == 6 for name in vip.tunnels)
+
+    @cached_property
+    def ipv4_neighbours(self) -> tuple[int, ...]:
+        """Every IPv4 VIP and, if there is one, every IPv4 load balancer's (first) address, as sorted numbers."""
+        vips = {int(ip) for ip in self.vip_ips if ip.version == 4}
+        senders = {
+            int(network.network_address)
+            for tunnel in self.tunnels.values()
+            for network in tunnel.load_balancers
+            if network.version == 4
+        }
+        return tuple(sorted(vips | senders)) if vips else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +301,7 @@ class Observed:
 
     *sources* says which address the host uses towards a target; a target without a route is not in it.
     A sysctl that does not exist (IPv6 switched off, say) is not in *sysctls*. *modules* are those loaded or built in.
+    *keeps_proto* is false on kernels older than 5.18, which take an address's `IFA_PROTO` and forget it.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -266,6 +309,7 @@ class Observed:
     sysctls: Mapping[SysctlKey, int] = field(default_factory=dict)
     sources: Mapping[IPv4Address, IPv4Address] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
+    keeps_proto: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +325,7 @@ class Scope:
     addresses: frozenset[AddressKey] = frozenset()
 
     def __or__(self, other: Scope) -> Scope:
-        return Scope(
-            self.everything or other.everything, self.host or other.host, self.addresses | other.addresses
-        )
+        return Scope(self.everything or other.everything, self.host or other.host, self.addresses | other.addresses)
 
     def __bool__(self) -> bool:
         return self.everything or self.host or bool(self.addresses)

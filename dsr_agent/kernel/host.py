@@ -1,0 +1,229 @@
+"""
+The real kernel behind `port.Kernel`.
+
+One request socket and one listening socket, both by hand, and pyroute2 for the rare thing: making and changing
+links. A copy of all addresses is kept current by announcements, so that looking at one VIP
+among 10,000 costs no message; the copy is read afresh on a full look, when announcements were lost, and whenever
+links come, go or are renamed under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
+from itertools import groupby, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dsr_agent.kernel import addresses, links, monitor, netlink, routes, sysctls
+from dsr_agent.kernel.link_writer import LinkWriter
+from dsr_agent.kernel.modules import Modules
+from dsr_agent.state.actions import Action, AddAddress, DeleteAddress, LoadModule, ReplaceAddress, WriteSysctl
+from dsr_agent.state.errors import DsrError
+from dsr_agent.state.model import (
+    MODULE_OF_KIND,
+    ROUTES,
+    Address,
+    AddressKey,
+    Changes,
+    Key,
+    Link,
+    LinkKey,
+    Observed,
+    Scope,
+    SysctlKey,
+)
+from dsr_agent.state.report import Outcome, Result
+
+
+class Host:
+    """
+    The host this process runs on, in its network namespace. An async context manager.
+
+    *root* is where ``proc``, ``sys`` and ``lib`` are looked for. *receive_buffer* is the room for announcements.
+    """
+
+    def __init__(self, root: Path = Path("/"), receive_buffer: int = monitor.RECEIVE_BUFFER) -> None:
+        self._sysctls = root / "proc/sys"
+        self._modules = Modules(root)
+        self._channel = netlink.Channel()
+        self._monitor = monitor.Monitor(receive_buffer)
+        self._writer = LinkWriter(self._modules)
+        self._names: dict[int, str] = {}
+        self._copy: dict[AddressKey, Address] = {}
+        self._copy_good = False
+        self._keys: set[Key] = set()
+        self._by: dict[Key, int] = {}
+        self._lost = False
+        self._something = asyncio.Event()
+        self._watched = -1
+
+    async def __aenter__(self) -> Self:
+        self._watch()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.get_running_loop().remove_reader(self._watched)
+        self._monitor.close()
+        self._channel.close()
+        await self._writer.close()
+
+    @property
+    def messages_sent(self) -> int:
+        """How many netlink requests this process has sent for links' dumps and addresses."""
+        return self._channel.sent
+
+    @property
+    def announcements_lost(self) -> int:
+        """How many times announcements were dropped."""
+        return self._monitor.lost
+
+    # --- observe ---------------------------------------------------------------------------------------------------
+
+    async def observe(self, scope: Scope, targets: Iterable[IPv4Address] = ()) -> Observed:
+        """See `port.Kernel.observe`."""
+        self._take_in()
+        found_links: dict[str, Link] = {}
+        if scope.everything or scope.host or not self._copy_good:
+            by_index = links.read(self._channel)
+            self._rename({index: link.name for index, link in by_index.items()})
+            found_links = {link.name: link for link in by_index.values()}
+        if scope.everything or not self._copy_good:
+            self._copy = addresses.read(self._channel, self._names)
+            self._copy_good = True
+            self._take_in()
+        values: dict[SysctlKey, int] = {}
+        sources: dict[IPv4Address, IPv4Address] = {}
+        modules: frozenset[str] = frozenset()
+        if scope.everything or scope.host:
+            values = sysctls.read(sysctls.paths_of(self._links_with_sysctls(found_links)), self._sysctls)
+            modules = self._modules.present(MODULE_OF_KIND.values())
+            sources = routes.sources(self._channel, targets)
+        return Observed(found_links, dict(self._copy), values, sources, modules)
+
+    def _links_with_sysctls(self, found: dict[str, Link]) -> list[str]:
+        """Tunnels, and what speaks ARP and has an IPv4 address; never a thousand unnumbered container ports."""
+        numbered = {key.link for key in self._copy if key.ip.version == 4}
+        return [name for name, link in found.items() if link.outer or (link.answers_arp and name in numbered)]
+
+    def _rename(self, names: dict[int, str]) -> None:
+        """Take over the links' names; a copy of addresses made under other names is worth nothing."""
+        if any(names.get(index) != name for index, name in self._names.items()):
+            self._copy_good = False
+        self._names = names
+
+    # --- announcements ---------------------------------------------------------------------------------------------
+
+    async def changes(self) -> Changes:
+        """See `port.Kernel.changes`."""
+        await self._something.wait()
+        self._something.clear()
+        changes = Changes(frozenset(self._keys), dict(self._by), self._lost)
+        self._keys.clear()
+        self._by.clear()
+        self._lost = False
+        return changes
+
+    def _watch(self) -> None:
+        """Have the event loop watch the listening socket, which is another one after announcements were lost."""
+        loop = asyncio.get_running_loop()
+        if self._watched >= 0:
+            loop.remove_reader(self._watched)
+        self._watched = self._monitor.fileno()
+        loop.add_reader(self._watched, self._take_in)
+
+    def _take_in(self) -> None:
+        """Bring the copy up to date with what was announced, and remember which keys to look at again."""
+        before = self._monitor.fileno()
+        for message in self._monitor.drain(self._announcements_lost):
+            self._take(message)
+        if self._monitor.fileno() != before or self._watched != before:
+            self._watch()
+        if self._keys or self._lost:
+            self._something.set()
+
+    def _announcements_lost(self) -> None:
+        self._lost = True
+        self._copy_good = False
+
+    def _take(self, message: netlink.Message) -> None:
+        if message.type in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR):
+            self._take_address(message)
+        elif message.type in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
+            self._take_link(message)
+        elif message.type in (netlink.RTM_NEWNETCONF, netlink.RTM_DELNETCONF):
+            index = monitor.netconf_index(message)
+            name = "all" if index == -1 else self._names.get(index)
+            if name:
+                self._keys.add(SysctlKey(f"net/ipv4/conf/{name}"))
+        elif message.type in (
+            netlink.RTM_NEWROUTE,
+            netlink.RTM_DELROUTE,
+            netlink.RTM_NEWRULE,
+            netlink.RTM_DELRULE,
+        ):
+            if not monitor.is_local_route(message):
+                self._keys.add(ROUTES)
+
+    def _take_address(self, message: netlink.Message) -> None:
+        address = addresses.parse(message.body, self._names)
+        if address is None:
+            if addresses.link_index(message) not in self._names:
+                self._copy_good = False
+            return
+        if message.type == netlink.RTM_NEWADDR:
+            self._copy[address.key] = address
+        else:
+            self._copy.pop(address.key, None)
+        if message.port != self._channel.port:
+            self._keys.add(address.key)
+            if message.port:
+                self._by[address.key] = message.port
+
+    def _take_link(self, message: netlink.Message) -> None:
+        index, link = links.parse(message.body)
+        if message.type == netlink.RTM_DELLINK:
+            if self._names.pop(index, None):
+                self._copy = {key: value for key, value in self._copy.items() if key.link != link.name}
+        elif self._names.get(index) != link.name:
+            self._copy_good = self._copy_good and index not in self._names
+            self._names[index] = link.name
+        self._keys.add(LinkKey(link.name))
+
+    # --- apply -----------------------------------------------------------------------------------------------------
+
+    async def apply(self, actions: Sequence[Action]) -> tuple[Outcome, ...]:
+        """See `port.Kernel.apply`."""
+        outcomes: list[Outcome] = []
+        for is_address, run in groupby(actions, lambda action: isinstance(action, addresses.AddressAction)):
+            if is_address:
+                outcomes += await self._apply_addresses(list(run))  # type: ignore[arg-type]
+            else:
+                for action in run:
+                    outcomes.append(await self._apply_one(action))
+        return tuple(outcomes)
+
+    async def _apply_addresses(self, actions: list[AddAddress | ReplaceAddress | DeleteAddress]) -> list[Outcome]:
+        self._take_in()  # the index of a link made a moment ago
+        outcomes: list[Outcome] = []
+        remaining = iter(actions)
+        while batch := list(islice(remaining, netlink.BATCH)):
+            indexes = {name: index for index, name in self._names.items()}
+            outcomes += addresses.write(self._channel, batch, indexes)
+            await asyncio.sleep(0)  # others' turn: 10,000 additions take a while
+        return outcomes
+
+    async def _apply_one(self, action: Action) -> Outcome:
+        error: DsrError | None
+        if isinstance(action, LoadModule):
+            await self._modules.load(action.name)
+            error = None
+        elif isinstance(action, WriteSysctl):
+            error = sysctls.write(action.sysctl.path, action.sysctl.value, self._sysctls)
+        else:
+            error = await self._writer.write(action)
+        return Outcome(action, Result.FAILED if error else Result.DONE, error)

@@ -1,0 +1,379 @@
+"""
+The difference between desired and observed, as a `Plan`. Pure.
+
+Made from what was read back, never from what this process remembers having done, so a freshly started agent, a
+running one and ``dsr-agent plan`` all say the same. The order of the steps is traffic's: what makes this host accept
+packets first (VIPs, then tunnels, made down, made safe, then up), deletions last; what has to be replaced is made
+beside the old one before that goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from dsr_agent.reconcile.resolve import (
+    Carried,
+    Wanted,
+    resolve,
+    stand_in_name,
+    tunnel_address,
+    tunnel_sysctls,
+)
+from dsr_agent.state.actions import (
+    Action,
+    AddAddress,
+    AddLink,
+    BringUp,
+    ChangeLink,
+    DeleteAddress,
+    DeleteLink,
+    LoadModule,
+    MarkLink,
+    Plan,
+    Problem,
+    RenameLink,
+    ReplaceAddress,
+    WriteSysctl,
+)
+from dsr_agent.state.errors import Foreign, NotYet
+from dsr_agent.state.marks import owns_address, owns_link
+from dsr_agent.state.model import (
+    MODULE_OF_KIND,
+    Address,
+    AddressKey,
+    Desired,
+    Key,
+    Link,
+    LinkKey,
+    Observed,
+    Scope,
+    Sysctl,
+    SysctlKey,
+)
+from dsr_agent.tunnels import carrier
+
+ADOPTED = "adopted: it was there already, identical and unmarked"
+UNMARKED = "its mark was wiped"
+MISSING = "it is missing"
+CHANGED = "it was changed"
+
+
+@dataclass
+class _Steps:
+    """The parts of a plan while it is made; `plan` puts them in order."""
+
+    first: list[Action] = field(default_factory=list)
+    vips: list[Action] = field(default_factory=list)
+    links: list[Action] = field(default_factory=list)
+    last: list[Action] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
+    """
+    The steps that bring what *observed* shows, as far as *scope* goes, to what *desired* says.
+
+    Nothing without our mark is ever in a deletion; nothing unmarked is changed, except that an identical object is
+    marked (adopted) in place.
+    """
+    steps = _Steps()
+    keys: Iterable[AddressKey] = scope.addresses
+    if scope.everything:
+        keys = desired.addresses
+    missing_devices: frozenset[str] = frozenset()
+    if scope.host or scope.everything:
+        missing_devices = _plan_devices(desired, observed, steps)
+        wanted = resolve(desired, observed)
+        _plan_tunnels(wanted, observed, steps)
+        _sweep_links(wanted, observed, steps)
+        if scope.everything:
+            _sweep_addresses(desired, wanted, observed, steps)
+    elsewhere = _elsewhere(desired, observed) if scope.everything else {}
+    for key in keys:
+        if key.link not in missing_devices:
+            _plan_vip(key, desired, observed, elsewhere, steps)
+    return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems))
+
+
+# --- VIPs ---------------------------------------------------------------------------------------------------------
+
+
+def _plan_devices(desired: Desired, observed: Observed, steps: _Steps) -> frozenset[str]:
+    """
+    The devices VIPs are on have to be there, and up: on one that is down the host accepts nothing.
+
+    Returns those that are not there. Only ``lo`` is brought up by us: it is never down for a reason.
+    """
+    missing = set()
+    for name in sorted(desired.devices):
+        link = observed.links.get(name)
+        if link is None:
+            missing.add(name)
+            error = NotYet(f"VIPs wait for device {name}, which is not there", 'create it, or write device = "lo"')
+            steps.problems.append(Problem(LinkKey(name), error))
+        elif not link.up and name == "lo":
+            steps.first.append(BringUp(name, "it is down, so its VIPs are not accepted"))
+        elif not link.up:
+            error = NotYet(f"device {name} is down, so its VIPs are not accepted", f"ip link set {name} up")
+            steps.problems.append(Problem(LinkKey(name), error))
+    return frozenset(missing)
+
+
+def _plan_vip(
+    key: AddressKey,
+    desired: Desired,
+    observed: Observed,
+    elsewhere: Mapping[object, Address],
+    steps: _Steps,
+) -> None:
+    wanted = desired.addresses.get(key)
+    found = observed.addresses.get(key)
+    if wanted is None:
+        if found and owns_address(found):
+            steps.last.append(DeleteAddress(found, "it is not in the file (any more)"))
+        return
+    if other := elsewhere.get(key.ip):
+        steps.problems.append(Problem(key, _taken(key, other)))
+    if found is None:
+        if other and other.link == key.link:
+            return  # IPv6 knows an address on a link by the address alone
+        steps.vips.append(AddAddress(wanted, MISSING))
+    elif not owns_address(found):
+        if observed.keeps_proto or found.ip.version == 4:
+            steps.vips.append(ReplaceAddress(wanted, ADOPTED))
+    elif _differs(wanted, found, observed):
+        why = UNMARKED if found.proto != wanted.proto else CHANGED
+        steps.vips.append(ReplaceAddress(wanted, why))
+
+
+def _differs(wanted: Address, found: Address, observed: Observed) -> bool:
+    """
+    Whether what can be set in place differs: mark and lifetimes.
+
+    Scope and label of an IPv4 address cannot be changed without taking it away for a moment, and are not worth that.
+    """
+    proto = observed.keeps_proto and found.proto != wanted.proto
+    return proto or not found.permanent or (found.ip.version == 6 and found.deprecated != wanted.deprecated)
+
+
+def _elsewhere(desired: Desired, observed: Observed) -> dict[object, Address]:
+    """VIPs that this host has in another place, where they are the host's own address or in the VIP's way."""
+    found: dict[object, Address] = {}
+    for key, address in observed.addresses.items():
+        if key in desired.addresses or key.ip not in desired.vip_ips or owns_address(address):
+            continue
+        link = observed.links.get(key.link)
+        in_the_way = key.ip.version == 6 and AddressKey(key.link, key.ip, 128) in desired.addresses
+        if in_the_way or (link and link.answers_arp):
+            found[key.ip] = address
+    return found
+
+
+def _taken(key: AddressKey, other: Address) -> Foreign:
+    if other.link == key.link:
+        return Foreign(
+            f"{other} stands in the way of {key}",
+            f"remove it: ip addr del {other.ip}/{other.prefixlen} dev {other.link}",
+        )
+    return Foreign(
+        f"{key.ip} is also this host's own address on {other.link}, which answers ARP for it",
+        f"remove it there, or write another VIP: ip addr del {other.ip}/{other.prefixlen} dev {other.link}",
+    )
+
+
+# --- tunnels ------------------------------------------------------------------------------------------------------
+
+
+def _plan_tunnels(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
+    steps.problems += wanted.problems
+    blocked: set[str] = set()
+    for item in wanted.carried:
+        if not _plan_link(item, observed, steps):
+            blocked.add(item.link.name)
+    for name, sysctl in wanted.sysctls:
+        if name in observed.links and name not in blocked and not _satisfied(sysctl, observed):
+            steps.links.append(WriteSysctl(sysctl, name, CHANGED))
+    for item in wanted.carried:
+        name = item.link.name
+        if name in observed.links and name not in blocked:
+            steps.links += _address_steps(name, observed)
+            if not observed.links[name].up:
+                steps.links.append(BringUp(name, "it is down"))
+
+
+def _plan_link(item: Carried, observed: Observed, steps: _Steps) -> bool:
+    """Plan the link that carries a tunnel; false if something foreign is in its place."""
+    wanted = item.link
+    found = observed.links.get(wanted.name)
+    if found is None:
+        return _plan_missing(item, observed, steps)
+    means = carrier(item.tunnel)
+    assert wanted.outer is not None
+    same = found.kind == wanted.kind and found.outer is not None and means.same(found.outer, wanted.outer)
+    if not same and not owns_link(found):
+        what = f"{found.kind or 'device'}" + (f" {found.outer}" if found.outer else "")
+        error = Foreign(
+            f"link {found.name} is not ours, and is not what the tunnel needs ({what}, wanted {wanted.outer})",
+            "remove or rename it, or give the tunnel another name",
+        )
+        steps.problems.append(Problem(wanted.key, error))
+        return False
+    if not same:
+        _plan_change(item, found, observed, steps)
+    if found.group != wanted.group or found.alias != wanted.alias:
+        ours = owns_link(found)
+        steps.links.append(MarkLink(wanted.name, wanted.group, wanted.alias, UNMARKED if ours else ADOPTED))
+    return True
+
+
+def _plan_missing(item: Carried, observed: Observed, steps: _Steps) -> bool:
+    """The link is not there: take a link of ours that has the wrong name, or make it."""
+    wanted = item.link
+    means = carrier(item.tunnel)
+    assert wanted.outer is not None
+    for other in observed.links.values():
+        if other.kind != wanted.kind or not other.outer or not means.clashes(other.outer, wanted.outer):
+            continue
+        if owns_link(other) and means.same(other.outer, wanted.outer):
+            steps.links.append(RenameLink(other.name, wanted.name, "it is ours under another name"))
+            renamed = replace(other, name=wanted.name)
+            _finish(renamed, wanted, observed, steps, other.name)
+            return True
+        error = Foreign(
+            f"link {other.name} already takes these packets in another way ({other.outer}, wanted {wanted.outer})",
+            f"remove it (ip link del {other.name}), or describe it in the file as it is",
+        )
+        if owns_link(other):
+            steps.links.append(DeleteLink(other.name, "it is in the way and carries nothing"))
+            continue
+        steps.problems.append(Problem(wanted.key, error))
+        return False
+    steps.links += _make(wanted, item, observed, MISSING)
+    return True
+
+
+def _finish(found: Link, wanted: Link, observed: Observed, steps: _Steps, known_as: str) -> None:
+    """Bring a link that was just renamed to all that is wanted of it; what it was called tells what it has."""
+    for sysctl in _sysctls_for(wanted.name, observed):
+        steps.links.append(WriteSysctl(sysctl, wanted.name, CHANGED))
+    if tunnel_address(known_as).key not in observed.addresses:
+        steps.links.append(AddAddress(tunnel_address(wanted.name), MISSING))
+    steps.links.append(MarkLink(wanted.name, wanted.group, wanted.alias, UNMARKED))
+    if not found.up:
+        steps.links.append(BringUp(wanted.name, "it is down"))
+
+
+def _make(link: Link, item: Carried, observed: Observed, why: str) -> Iterator[Action]:
+    """A new link: made down and marked, made safe, then up."""
+    module = MODULE_OF_KIND.get(link.kind)
+    if module and module not in observed.modules:
+        yield LoadModule(module, f"links of kind {link.kind} need it")
+    yield AddLink(replace(link, up=False), why)
+    for sysctl in _sysctls_for(link.name, observed):
+        yield WriteSysctl(sysctl, link.name, "a new link")
+    yield AddAddress(tunnel_address(link.name), "loose reverse-path filtering needs it")
+    yield MarkLink(link.name, link.group, link.alias, "a new link")
+    yield BringUp(link.name, "a new link", (tunnel_address(link.name).key,))
+
+
+def _sysctls_for(name: str, observed: Observed) -> tuple[Sysctl, ...]:
+    return tunnel_sysctls(name, SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls)
+
+
+def _plan_change(item: Carried, found: Link, observed: Observed, steps: _Steps) -> None:
+    """
+    A link of ours that takes other packets than it should: changed in place where the kernel can.
+
+    Where it cannot, its successor is made beside it and takes over its name: deleting first loses every packet of
+    the meantime (52 in a row in facts B8). Only a link of the same kind and key has to go first; what differs then
+    is the mode, and one in the wrong mode carries nothing.
+    """
+    wanted, means = item.link, carrier(item.tunnel)
+    assert wanted.outer is not None
+    successor = observed.links.get(stand_in_name(wanted.name))
+    if found.kind == wanted.kind and found.outer and means.can_become(found.outer, wanted.outer):
+        steps.links.append(ChangeLink(wanted, CHANGED))
+        return
+    if found.kind == wanted.kind and found.outer and means.clashes(found.outer, wanted.outer):
+        steps.links.append(DeleteLink(found.name, "it cannot be changed, and carries nothing as it is"))
+        steps.links += _make(wanted, item, observed, CHANGED)
+        return
+    beside = replace(wanted, name=stand_in_name(wanted.name))
+    ready = successor and successor.outer and owns_link(successor) and means.same(successor.outer, wanted.outer)
+    if not ready:
+        if successor and owns_link(successor):
+            steps.links.append(DeleteLink(beside.name, "a left-over"))
+        steps.links += _make(beside, item, observed, "to replace " + wanted.name)
+    steps.links.append(DeleteLink(found.name, "replaced", (beside.key,)))
+    steps.links.append(RenameLink(beside.name, wanted.name, "it takes the place"))
+
+
+def _address_steps(name: str, observed: Observed) -> Iterator[Action]:
+    wanted = tunnel_address(name)
+    found = observed.addresses.get(wanted.key)
+    if found is None:
+        yield AddAddress(wanted, MISSING)
+    elif not owns_address(found) or _differs(wanted, found, observed):
+        yield ReplaceAddress(wanted, UNMARKED)
+
+
+def _satisfied(sysctl: Sysctl, observed: Observed) -> bool:
+    """
+    Whether the value is as wanted; one that does not exist is not wanted.
+
+    What is only raised counts as the kernel counts it: the larger of ``all`` and the link's own.
+    """
+    found = observed.sysctls.get(sysctl.key)
+    if found is None:
+        return True
+    if sysctl.at_least:
+        *front, _, name = sysctl.path.split("/")
+        found = max(found, observed.sysctls.get(SysctlKey("/".join((*front, "all", name))), 0))
+    return sysctl.satisfied_by(found)
+
+
+# --- what is ours and no longer desired ---------------------------------------------------------------------------
+
+
+def _sweep_links(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
+    names = {item.link.name for item in wanted.carried} | wanted.kept
+    spoken_for: set[str] = set()
+    for action in steps.links:
+        if isinstance(action, RenameLink | DeleteLink):
+            spoken_for.add(action.name)
+    after = tuple(item.link.key for item in wanted.carried)
+    for link in observed.links.values():
+        if owns_link(link) and link.name not in names and link.name not in spoken_for:
+            steps.last.append(DeleteLink(link.name, "it is not in the file (any more)", after))
+
+
+def _sweep_addresses(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> None:
+    going = {action.name for action in steps.last + steps.links if isinstance(action, DeleteLink | RenameLink)}
+    kept = {tunnel_address(name).key for name in wanted.kept}
+    for key, address in observed.addresses.items():
+        if owns_address(address) and key not in desired.addresses and key not in wanted.addresses:
+            if key not in kept and key.link not in going:
+                steps.last.append(DeleteAddress(address, "it is not in the file (any more)"))
+
+
+def teardown(observed: Observed) -> Plan:
+    """
+    The steps that remove everything marked ours, and nothing else.
+
+    Tunnels first: a decapsulated packet without its VIP would be a stray on a host that forwards.
+    """
+    doomed = {link.name for link in observed.links.values() if owns_link(link)}
+    why = "teardown"
+    links: list[Action] = [DeleteLink(name, why) for name in doomed]
+    addresses: list[Action] = [
+        DeleteAddress(address, why)
+        for key, address in observed.addresses.items()
+        if owns_address(address) and key.link not in doomed
+    ]
+    return Plan((*links, *addresses))
+
+
+def keys_of(actions: Collection[Action]) -> frozenset[Key]:
+    """The keys that *actions* change."""
+    return frozenset(action.key for action in actions)

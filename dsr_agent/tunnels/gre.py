@@ -1,0 +1,36 @@
+"""GRE over IPv4 (RFC 2784, keys RFC 2890, protocol 47), carried by a ``gre`` link. Inner IPv4 and IPv6."""
+
+from __future__ import annotations
+
+from dsr_agent.state.model import Ip, Outer, Tunnel
+
+
+class Gre:
+    """See `Carrier`."""
+
+    kind = "gre"
+
+    def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
+        """Key and checksum exactly as the balancer sends them: a mismatch either way drops silently (facts B1)."""
+        return Outer(local=local, key=tunnel.key, checksum=tunnel.checksum)
+
+    def same(self, found: Outer, wanted: Outer) -> bool:
+        """Everything counts: key, checksum and sequence numbers must match the packets."""
+        return found == wanted
+
+    def can_become(self, found: Outer, wanted: Outer) -> bool:
+        """Local, key, checksum and sequence, yes; remote any to one or back, and external, no (facts A8)."""
+        return found.remote == wanted.remote and not found.external
+
+    def clashes(self, found: Outer, wanted: Outer) -> bool:
+        """The kernel keys gre links by local, remote and key."""
+        return (found.local, found.remote, found.key, found.external) == (
+            wanted.local,
+            wanted.remote,
+            wanted.key,
+            wanted.external,
+        )
+
+    def overhead(self, tunnel: Tunnel) -> int:
+        """An IPv4 header and four bytes of GRE, four more for a key and for a checksum."""
+        return 24 + 4 * (tunnel.key is not None) + 4 * tunnel.checksum
