@@ -1,0 +1,141 @@
+"""What must agree between the entries of all files: names, addresses, and what the kernel can hold at once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from ipaddress import IPv4Address
+
+from dsr_agent.config import values
+from dsr_agent.config.origins import Place
+from dsr_agent.config.settings import TunnelSettings, VipSettings
+from dsr_agent.config.wording import KeyPath, closest, quoted, show
+from dsr_agent.state.model import Ip
+
+# An entry is None where it could not be read: it is refused on its own, and the others are still held together.
+Tunnels = Sequence[TunnelSettings | None]
+Vips = Sequence[VipSettings | None]
+Where = Callable[[KeyPath], Place]
+Refusal = tuple[Place, str]
+
+
+def disagreements(tunnels: Tunnels, vips: Vips, where: Where, names: Set[str] | None = None) -> Iterator[Refusal]:
+    """
+    Everything that cannot stand side by side. Costs one look at each entry; *where* is asked only about a refusal.
+
+    *names* are the tunnels that a VIP may refer to, or `None` where that cannot be known.
+    """
+    yield from _same_name(tunnels, where)
+    yield from _same_key(tunnels, where)
+    yield from _own_balancer(tunnels, where)
+    yield from _same_vip(vips, where)
+    yield from _vip_of_a_host(tunnels, vips, where)
+    if names is not None:
+        yield from _unknown_tunnels(vips, where, names)
+
+
+def _groups(keys: Iterable[tuple[int, object]]) -> Iterator[tuple[object, list[int]]]:
+    """The keys that occur more than once, with the indices of the entries that have them."""
+    seen: dict[object, list[int]] = {}
+    for index, key in keys:
+        seen.setdefault(key, []).append(index)
+    return ((key, indices) for key, indices in seen.items() if len(indices) > 1)
+
+
+def _listed(section: str, indices: list[int], where: Where) -> tuple[Place, str]:
+    """The place of the second of several entries, and all of them as seen from there."""
+    places = [where((section, index)) for index in indices]
+    return places[1], ", ".join(place.seen_from(places[1]) for place in places)
+
+
+def _same_name(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
+    for name, indices in _groups((i, tunnel.name) for i, tunnel in enumerate(tunnels) if tunnel):
+        place, listed = _listed("tunnel", indices, where)
+        count = "two" if len(indices) == 2 else str(len(indices))
+        yield place, f'{count} tunnels are named "{name}" ({listed}): give one of them another name = "..."'
+
+
+def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
+    keys = ((i, (t.encapsulation, t.local, t.key)) for i, t in enumerate(tunnels) if t)
+    for _, indices in _groups(keys):
+        first = tunnels[indices[0]]
+        assert first is not None
+        place, listed = _listed("tunnel", indices, where)
+        key = "" if first.key is None else f" and key {first.key}"
+        other = "another local" if first.encapsulation == "ipip" else "another local or key"
+        yield (
+            place,
+            (
+                f'the kernel can hold only one {first.encapsulation} tunnel with local "{first.local}"{key} '
+                f"({listed}): write one [[tunnel]] with the load balancers of all of them, or give one of them {other}"
+            ),
+        )
+
+
+def _single_balancers(tunnels: Tunnels) -> dict[Ip, KeyPath]:
+    """The load balancers that are declared as one address, and where."""
+    found: dict[Ip, KeyPath] = {}
+    for index, tunnel in enumerate(tunnels):
+        for entry, network in enumerate(tunnel.load_balancers if tunnel else ()):
+            if network.prefixlen == 32:
+                found.setdefault(network.network_address, ("tunnel", index, "load_balancers", entry))
+    return found
+
+
+def _own_balancer(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
+    balancers = _single_balancers(tunnels)
+    for index, tunnel in enumerate(tunnels):
+        if tunnel and isinstance(tunnel.local, IPv4Address) and tunnel.local in balancers:
+            place = where(("tunnel", index, "local"))
+            balancer = where(balancers[tunnel.local]).seen_from(place)
+            yield place, f'found "{tunnel.local}", a load balancer too ({balancer}): write an address of this host'
+
+
+def _same_vip(vips: Vips, where: Where) -> Iterator[Refusal]:
+    addresses: dict[Ip, int] = {}
+    names: dict[str, int] = {}
+    for index, vip in enumerate(vips):
+        if vip is None:
+            continue
+        first = addresses.setdefault(vip.address, index)
+        if first != index:
+            place = where(("vip", index, "address"))
+            before = where(("vip", first)).seen_from(place)
+            yield place, f"{vip.address} is a VIP already ({before}): remove one of them"
+            continue
+        first = names.setdefault(vip.name, index)
+        if first != index:
+            place = where(("vip", index, "name"))
+            before = where(("vip", first)).seen_from(place)
+            yield place, f'two VIPs are named "{vip.name}" ({before}): give one of them another name'
+
+
+def _vip_of_a_host(tunnels: Tunnels, vips: Vips, where: Where) -> Iterator[Refusal]:
+    locals_: dict[Ip, KeyPath] = {}
+    for index, tunnel in enumerate(tunnels):
+        if tunnel and isinstance(tunnel.local, IPv4Address):
+            locals_.setdefault(tunnel.local, ("tunnel", index, "local"))
+    balancers = _single_balancers(tunnels)
+    for index, vip in enumerate(vips):
+        if vip is None or not (vip.address in locals_ or vip.address in balancers):
+            continue
+        place = where(("vip", index, "address"))
+        taken = where(locals_.get(vip.address) or balancers[vip.address]).seen_from(place)
+        whose = "an address of this host" if vip.address in locals_ else "the address of a load balancer"
+        yield place, f'found "{vip.address}", {whose} ({taken}): write the address that clients send to'
+
+
+def _unknown_tunnels(vips: Vips, where: Where, names: Set[str]) -> Iterator[Refusal]:
+    for index, vip in enumerate(vips):
+        for entry, name in enumerate((vip and vip.tunnels) or ()):
+            if name in names:
+                continue
+            near = closest(name, sorted(names))
+            instead = f'did you mean "{near}"?' if near else "there is none at all"
+            if names and not near:
+                instead = f"there is {quoted(sorted(names))}"
+            yield where(("vip", index, "tunnels", entry)), f"no tunnel is named {show(name)}: {instead}"
+
+
+def show_name(name: str) -> str:
+    """A name that has not been vetted."""
+    return values.show(name)

@@ -1,0 +1,84 @@
+"""What the file means in kernel terms. Pure: the host is not asked."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+from dsr_agent.config import values
+from dsr_agent.config.settings import Settings, TunnelSettings, VipSettings
+from dsr_agent.state import marks
+from dsr_agent.state.model import Address, Desired, Local, LocalAddress, LocalOf, LocalTowards, Tunnel, Vip
+
+SCOPE_HOST = 254
+SCOPE_GLOBAL = 0
+
+
+def desired(settings: Settings) -> Desired:
+    """
+    The tunnels by name, and the VIPs with the address that each comes to, by the kernel's key.
+
+    Every VIP has exactly one address.
+    """
+    names = tuple(tunnel.name for tunnel in settings.tunnel)
+    vips = [_vip(vip, names) for vip in settings.vip]
+    return Desired(
+        tunnels={tunnel.name: _tunnel(tunnel) for tunnel in settings.tunnel},
+        vips={vip.key: vip for vip in vips},
+        addresses={vip.key: address_of(vip) for vip in vips},
+        silence_arp=settings.agent.arp == "auto",
+    )
+
+
+def address_of(vip: Vip) -> Address:
+    """
+    What the kernel must hold for *vip*: marked as ours, and never chosen as a source for the host's own traffic.
+
+    For IPv4 the scope says so (host scope: no source for what leaves the host), for IPv6 the preferred lifetime of 0.
+    Replies of the application do not choose: they leave with the address the request came to.
+    """
+    ipv4 = vip.ip.version == 4
+    return Address(
+        link=vip.device,
+        ip=vip.ip,
+        prefixlen=vip.ip.max_prefixlen,
+        scope=SCOPE_HOST if ipv4 else SCOPE_GLOBAL,
+        proto=marks.ADDRESS_PROTO,
+        label=marks.label_for(vip.device) if ipv4 else "",
+        permanent=True,
+        deprecated=not ipv4,
+    )
+
+
+def _vip(vip: VipSettings, names: tuple[str, ...]) -> Vip:
+    return Vip(
+        ip=vip.address,
+        name=vip.name,
+        device=vip.device,
+        tunnels=names if vip.tunnels is None else vip.tunnels,
+        services=vip.services,
+    )
+
+
+def _tunnel(tunnel: TunnelSettings) -> Tunnel:
+    return Tunnel(
+        name=tunnel.name,
+        encapsulation=tunnel.encapsulation,
+        local=_local(tunnel),
+        load_balancers=tunnel.load_balancers,
+        key=tunnel.key,
+        checksum=tunnel.checksum,
+    )
+
+
+def _local(tunnel: TunnelSettings) -> Local:
+    if isinstance(tunnel.local, IPv4Address):
+        return LocalAddress(tunnel.local)
+    if tunnel.local == values.AUTO:
+        # Overlapping prefixes may share their first address; asking the kernel once is enough.
+        return LocalTowards(tuple(dict.fromkeys(first_host(network) for network in tunnel.load_balancers)))
+    return LocalOf(tunnel.local)
+
+
+def first_host(network: IPv4Network) -> IPv4Address:
+    """The first address of *network* that a host can have (of a /31 and a /32: the first there is)."""
+    return network.network_address + (1 if network.prefixlen < 31 else 0)

@@ -1,0 +1,82 @@
+"""The environment as a source of settings. The files are the other one, below it: see `loading`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from dsr_agent.config.settings import ENV_DELIMITER, ENV_PREFIX, AgentSettings, HttpSettings, Settings
+from dsr_agent.config.wording import KeyPath, closest, printable, quoted
+
+FILE_VARIABLE = ENV_PREFIX + "CONFIG"  # names the file itself: read by the command line, before us
+
+
+def variable(*path: str) -> str:
+    """The environment variable that sets the key *path*."""
+    return ENV_PREFIX + ENV_DELIMITER.join(path).upper()
+
+
+VARIABLES: Mapping[str, KeyPath] = {
+    variable(*path): path
+    for path in (
+        *((section,) for section in Settings.model_fields),
+        *(("agent", key) for key in AgentSettings.model_fields),
+        *(("http", key) for key in HttpSettings.model_fields),
+    )
+}
+
+
+class Environment(EnvSettingsSource):
+    """
+    The ``DSR_AGENT_*`` variables of *environ*; names and texts that cannot stand are in `refusals`, not in the result.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        self.refusals: list[str] = []
+        self.environ: dict[str, str] = {}
+        for name, text in sorted(environ.items()):
+            if name.startswith(ENV_PREFIX) and name != FILE_VARIABLE:
+                self._vet(name, text)
+        super().__init__(settings_cls)
+
+    def _vet(self, name: str, text: str) -> None:
+        if name not in VARIABLES:
+            near = closest(name, VARIABLES) if name.upper() not in VARIABLES else name.upper()
+            instead = f"did you mean {near}?" if near else f"there are {quoted(VARIABLES)}"
+            self.refusals.append(f"environment {printable(name[:200])}: unknown variable: {instead}")
+            return
+        try:
+            json.loads(text)
+        except json.JSONDecodeError:
+            pass  # plain text, or a list or table that is refused in its place
+        except (ValueError, RecursionError):
+            self.refusals.append(f"environment {name}: holds a number too long or is nested too deeply")
+            return
+        self.environ[name] = text
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        # The process's own environment is not looked at: what counts is what the caller gave.
+        return {name.lower(): text for name, text in self.environ.items()}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Text that is no JSON stays text, so that it is refused where it stands and with all the others."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+    def variable_for(self, path: KeyPath, data: Mapping[str, Any]) -> str:
+        """The variable that *path* was read from, given what this source came to (*data*); empty if none."""
+        section, key = path[0], path[1] if len(path) > 1 else ""
+        if section not in data:
+            return ""
+        if section in ("tunnel", "vip") or not isinstance(data[section], dict) or not key:
+            return variable(str(section))
+        if key not in data[section]:
+            return ""
+        single = variable(str(section), str(key))
+        return single if single in self.environ else variable(str(section))

@@ -1,0 +1,177 @@
+"""
+The file as a model: which keys there are, what they default to, and which values can stand.
+
+A file holds ``[agent]``, ``[http]``, any number of ``[[tunnel]]`` and any number of ``[[vip]]``. The readers of single
+values are in `values`, what must agree between several entries in `agreement`.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dsr_agent.config import values
+from dsr_agent.config.wording import Refused, show
+
+ENV_PREFIX = "DSR_AGENT_"
+ENV_DELIMITER = "__"
+
+T = TypeVar("T")
+
+# A list of the file: lax, because strict tuples take no lists; still nothing but a list gets in.
+Several = Annotated[tuple[T, ...], Field(strict=False)]
+
+
+def _no_repeats(found: tuple[object, ...]) -> None:
+    first: dict[object, int] = {}
+    for index, item in enumerate(found):
+        if item in first:
+            text = str(item).removesuffix("/32")
+            raise Refused(f"found {text} twice (entries {first[item]} and {index}): remove one of them")
+        first[item] = index
+
+
+def _several(example: str) -> WrapValidator:
+    """A list without repeats; anything else is answered with *example*."""
+
+    def read(value: object, entries: ValidatorFunctionWrapHandler) -> Any:
+        if not isinstance(value, list | tuple):
+            wrapped = (
+                f'["{value}"]' if isinstance(value, str) and value.isprintable() and 0 < len(value) < 60 else example
+            )
+            raise Refused(f"found {show(value)}: write a list: {wrapped if value else example}")
+        found = entries(value)
+        _no_repeats(found)
+        return found
+
+    return WrapValidator(read)
+
+
+def _load_balancers(value: object, entries: ValidatorFunctionWrapHandler) -> Any:
+    wanted = 'write load_balancers = ["10.1.0.5"] with the addresses they send from, or load_balancers = "any"'
+    if value == values.ANY:
+        return ()
+    if isinstance(value, str):
+        if value.strip().lower() == values.ANY:
+            raise Refused(f'found {show(value)}: write "any"')
+        values.load_balancer(value)
+        raise Refused(f'found {show(value)}: write a list: ["{value}"]')
+    if not isinstance(value, list | tuple):
+        raise Refused(f"found {show(value)}: {wanted}")
+    if not value:
+        raise Refused('found an empty list, which would let nobody send: list them or write load_balancers = "any"')
+    found = entries(value)
+    _no_repeats(found)
+    return found
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AgentSettings(_Section):
+    """``[agent]``: how this program behaves."""
+
+    resync_interval: Annotated[float, BeforeValidator(values.seconds(1, 3600))] = 60.0
+    """Seconds between full read-backs."""
+    poll_interval: Annotated[float, BeforeValidator(values.seconds(0.5, 60))] = 5.0
+    """Seconds between looks at what the kernel does not announce."""
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], BeforeValidator(values.one_of(values.LOG_LEVELS))
+    ] = "info"
+    arp: Annotated[Literal["auto", "ignore"], BeforeValidator(values.one_of(values.ARP_POLICIES))] = "auto"
+    """``auto`` keeps the host from answering ARP for VIPs on segments it shares; ``ignore`` leaves it alone."""
+
+
+class HttpSettings(_Section):
+    """``[http]``: where health and metrics are served."""
+
+    listen: Annotated[Several[Annotated[str, BeforeValidator(values.listen)]], _several('["127.0.0.1:9177"]')] = (
+        "127.0.0.1:9177",
+    )
+
+
+class TunnelSettings(_Section):
+    """``[[tunnel]]``: one way in."""
+
+    # Read first: the default name and the refusal of key and checksum depend on it.
+    encapsulation: Annotated[Literal["ipip", "gre"], BeforeValidator(values.encapsulation)]
+    load_balancers: Annotated[
+        Several[Annotated[IPv4Network, PlainValidator(values.load_balancer)]], WrapValidator(_load_balancers)
+    ]
+    """Who may send; empty means that the file says ``"any"``."""
+    name: Annotated[str, BeforeValidator(values.tunnel_name)] = Field(
+        default_factory=lambda data: f"dsr-{data['encapsulation']}"
+    )
+    local: Annotated[IPv4Address | str, PlainValidator(values.local)] = values.AUTO
+    """``"auto"``, an address of this host, or (any other text) the name of an interface."""
+    key: Annotated[int, BeforeValidator(values.gre_key)] | None = None
+    checksum: Annotated[bool, BeforeValidator(values.boolean)] = False
+
+    @field_validator("key", "checksum", mode="before")
+    @classmethod
+    def _gre_only(cls, value: object, info: ValidationInfo) -> object:
+        if info.data.get("encapsulation") == "ipip":
+            raise Refused(
+                f'found {show(value)}: ipip has no {info.field_name}, remove this line or write encapsulation = "gre"'
+            )
+        return value
+
+
+class VipSettings(_Section):
+    """``[[vip]]``: one virtual address."""
+
+    address: Annotated[IPv4Address | IPv6Address, PlainValidator(values.vip_address)]
+    name: Annotated[str, BeforeValidator(values.vip_name)] = Field(default_factory=lambda data: str(data["address"]))
+    device: Annotated[str, BeforeValidator(values.device)] = "lo"
+    tunnels: (
+        Annotated[Several[Annotated[str, BeforeValidator(values.tunnel_reference)]], _several('["dsr-ipip"]')] | None
+    ) = None
+    """The tunnels its requests come through; `None` means all, whichever there are."""
+    services: Annotated[Several[Annotated[str, BeforeValidator(values.service)]], _several('["udp/1812"]')] = ()
+
+
+class Settings(BaseSettings):
+    """
+    The whole file. ``Settings(vip=[{"address": "192.0.2.10"}])`` reads nothing but its arguments.
+
+    `loading.load` brings files and environment; see there.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,  # makes the environment's text into numbers where a number is wanted; files get no such mercy
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+    )
+
+    agent: AgentSettings = AgentSettings()
+    http: HttpSettings = HttpSettings()
+    tunnel: Several[TunnelSettings] = ()
+    vip: Several[VipSettings] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing is read behind the caller's back: no process environment, no dotenv, no secrets directory."""
+        return (init_settings,)
