@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from ipaddress import IPv4Address
 
-from dsr_agent.config import values
 from dsr_agent.config.origins import Place
 from dsr_agent.config.settings import TunnelSettings, VipSettings
 from dsr_agent.config.wording import KeyPath, closest, quoted, show
@@ -134,8 +133,3 @@ def _unknown_tunnels(vips: Vips, where: Where, names: Set[str]) -> Iterator[Refu
             if names and not near:
                 instead = f"there is {quoted(sorted(names))}"
             yield where(("vip", index, "tunnels", entry)), f"no tunnel is named {show(name)}: {instead}"
-
-
-def show_name(name: str) -> str:
-    """A name that has not been vetted."""
-    return values.show(name)

@@ -71,12 +71,12 @@ class Environment(EnvSettingsSource):
 
     def variable_for(self, path: KeyPath, data: Mapping[str, Any]) -> str:
         """The variable that *path* was read from, given what this source came to (*data*); empty if none."""
-        section, key = path[0], path[1] if len(path) > 1 else ""
+        section, key = str(path[0]), str(path[1]) if len(path) > 1 else ""
         if section not in data:
             return ""
         if section in ("tunnel", "vip") or not isinstance(data[section], dict) or not key:
-            return variable(str(section))
+            return variable(section)
         if key not in data[section]:
             return ""
-        single = variable(str(section), str(key))
-        return single if single in self.environ else variable(str(section))
+        single = variable(section, key)
+        return single if single in self.environ else variable(section)
