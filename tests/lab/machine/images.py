@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.lab.machine.job import REPOSITORY, LaneUnavailable, say
+from tests.lab.machine.job import GUEST, REPOSITORY, LaneUnavailable, say
 
 SUITE = "trixie"
 UML_SUITE = "sid"  # older builds of user-mode Linux panic on recent processors
@@ -26,6 +26,7 @@ PACKAGES = (
     *("iproute2", "nftables", "ipvsadm", "conntrack", "ethtool", "tcpdump", "iputils-ping", "iputils-arping"),
     *("python3", "python3-systemd"),
 )
+DISK_FILES = tuple(GUEST / name for name in ("qemu-boot.sh", "lab.service", "lean.target"))
 LOCK = REPOSITORY / "tests" / "requirements.lock"
 NOT_IN_GUESTS = {"mypy", "mypy-extensions", "librt", "ast-serialize", "pathspec", "ruff", "import-linter", "grimp"} | {
     *("rich", "markdown-it-py", "mdurl", "click")
@@ -43,9 +44,9 @@ def cache() -> Path:
 
 def guest_requirements() -> str:
     """The part of the lock that guests get: what checks the source stays on the host."""
-    blocks = re.split(r"(?m)^(?=[a-z0-9])", LOCK.read_text())
+    lines = [line for line in LOCK.read_text().splitlines(keepends=True) if not line.lstrip().startswith("#")]
     wanted = []
-    for block in blocks:
+    for block in re.split(r"(?m)^(?=[a-z0-9])", "".join(lines)):
         name = re.match(r"[a-z0-9._-]+", block)
         if name and name.group() not in NOT_IN_GUESTS:
             wanted.append(block)
@@ -157,8 +158,11 @@ def _build_tree(at: Path, requirements: str) -> None:
         (root / directory).mkdir(exist_ok=True)
 
 
-def fetch(suite: str, package: str, at: Path, log: Path) -> Path:
-    """Download one package of a Debian suite, through an apt configuration of its own; nothing is installed."""
+def fetch(suite: str, package: str, at: Path, log: Path, follow: str = "") -> Path:
+    """Download one package of a Debian suite, through an apt configuration of its own; nothing is installed.
+
+    ``follow``: the package is only a name for the newest one that begins so; take that.
+    """
     mirror = _tree_mirror()
     state = at / f"apt-{suite}"
     for directory in ("lists/partial", "archives/partial"):
@@ -173,6 +177,14 @@ def fetch(suite: str, package: str, at: Path, log: Path) -> Path:
     (state / "apt.conf").write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
     environment = {"APT_CONFIG": str(state / "apt.conf")}
     _run(["apt-get", "update", "-q"], log=log, environment=environment)
+    if follow:
+        shown = subprocess.run(
+            ["apt-cache", "depends", package], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        )
+        match = re.search(rf"Depends: ({re.escape(follow)}\S+)", shown.stdout)
+        if match is None:
+            raise LaneUnavailable(f"Debian {suite} does not say which package {package} stands for")
+        package = match.group(1)
     downloads = at / f"deb-{package}"
     downloads.mkdir()
     _run(["env", "-C", str(downloads), "apt-get", "download", "-q", package], log=log, environment=environment)
@@ -194,6 +206,51 @@ def uml() -> Path:
     """User-mode Linux, unpacked: ``linux.uml`` and ``modules/``."""
     tree()  # first: it knows the mirror
     return _cached(f"uml-{_key(UML_SUITE)}", "the user-mode Linux kernel (once)", _build_uml)
+
+
+def disk() -> Path:
+    """The Debian machine for qemu: ``root.ext4`` and ``vmlinux``."""
+    base = tree()
+    guest = [path.read_text() for path in DISK_FILES]
+    name = f"disk-{_key(base.parent.name, KERNEL, *guest)}"
+    return _cached(name, "the disk of the Debian 13 machine (once)", lambda at: _build_disk(at, base))
+
+
+def _build_disk(at: Path, base: Path) -> None:
+    log, root = at / "log", at / "root"
+    _run(["cp", "-a", "--reflink=auto", str(base), str(root)], log=log)
+    package = fetch(SUITE, KERNEL, at, log, follow="linux-image-")
+    _run(["dpkg", "-x", str(package), str(at / "kernel")], log=log)
+    (version,) = [path.name for path in (at / "kernel/usr/lib/modules").iterdir()]
+    _run(["cp", "-a", str(at / "kernel/usr/lib/modules"), str(root / "usr/lib")], log=log)
+    _run(["chroot", str(root), "depmod", version], log=log)
+    (at / "vmlinux").write_bytes(vmlinux((at / f"kernel/boot/vmlinuz-{version}").read_bytes()))
+    for source in DISK_FILES:
+        units = "etc/systemd/system" if source.suffix != ".sh" else "usr/local/sbin"
+        shutil.copy(source, root / units / source.name)
+    (root / "usr/local/sbin/qemu-boot.sh").chmod(0o755)
+    (root / "etc/machine-id").write_text("6473722d6c61622d6d616368696e6521\n")  # any: without one it is a first boot
+    (root / "etc/hostname").write_text("guest\n")
+    _run(["truncate", "-s", "4G", str(at / "root.ext4")], log=log)
+    options = ["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1", "-L", "root"]
+    _run(["mkfs.ext4", *options, "-d", str(root), str(at / "root.ext4")], log=log)
+    for leftover in [root, at / "kernel", *at.glob("apt-*"), *at.glob("deb-*")]:
+        shutil.rmtree(leftover)
+
+
+def vmlinux(image: bytes) -> bytes:
+    """The uncompressed kernel inside a bzImage: qemu starts it at once (PVH), with nothing to unpack under emulation."""
+    start = (image[0x1F1] + 1) * 512 + int.from_bytes(image[0x248:0x24C], "little")
+    length = int.from_bytes(image[0x24C:0x250], "little")
+    payload = image[start : start + length - 4]  # the last four bytes are its unpacked size
+    tools = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz", b"\x1f\x8b\x08": "gzip"}
+    tool = next((name for magic, name in tools.items() if payload.startswith(magic)), None)
+    if tool is None:
+        raise LaneUnavailable("the kernel is packed in a way that is not known here")
+    done = subprocess.run([tool, "-dc"], input=payload, capture_output=True, check=False)
+    if not done.stdout.startswith(b"\x7fELF"):
+        raise LaneUnavailable(f"unpacking the kernel with {tool} failed: {done.stderr.decode(errors='replace')}")
+    return done.stdout
 
 
 def _build_uml(at: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tests.lab.machine import uml
+from tests.lab.machine import qemu, uml
 from tests.lab.machine.job import Job, Result
 
 
@@ -15,7 +15,7 @@ class Lane(Protocol):
     def run(self, job: Job) -> Result: ...
 
 
-LANES: dict[str, Lane] = {"uml": uml}
+LANES: dict[str, Lane] = {"uml": uml, "qemu": qemu}
 
 
 def run(name: str, job: Job) -> Result:
