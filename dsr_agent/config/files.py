@@ -104,23 +104,27 @@ def _check(status: os.stat_result) -> None:
 
 # --- what TOML has to say -----------------------------------------------------------------------------------------
 
-_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-_REMEDIES = (
-    ("Cannot overwrite a value", "this key is written twice: keep one of them"),
-    ("Cannot declare", "this table is there already: for one more [[tunnel]] or [[vip]] use two brackets"),
-    ("Cannot mutate immutable namespace", "this table is there already: keep one of them"),
-    ("Invalid value", "text stands in quotes, lists in [ ]"),
+_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+# How the parser begins its sentences, and what we say instead; what is not here is passed on.
+_INSTEAD = (
+    ("Cannot overwrite a value", "this key is there already: keep one of them"),
+    ("Cannot declare", "this table is there already: only [[tunnel]] and [[vip]] can be there several times"),
+    ("Cannot mutate immutable namespace", "this was given a value already: keep one of them"),
+    ("Cannot redefine namespace", "this was given a value already: keep one of them"),
+    ("Duplicate inline table key", "this key is there already: keep one of them"),
+    ("Invalid value", 'a value is "text" in quotes, a number, true, false or a [list]'),
     ("Invalid statement", 'write key = value, [table] or [[table]]; a comment starts with "#"'),
+    ("Invalid initial character for a key part", "a key is made of letters, digits, _ and -"),
     ("Expected '='", "write key = value"),
-    ("Expected newline or end of document", "one key to a line, and text in quotes"),
+    ("Expected newline or end of document", "more after the value: text stands in quotes, one key to a line"),
+    ("Expected ']", "a closing bracket is missing"),
+    ("Expected", "a closing quote is missing"),
     ("Unterminated string", "a closing quote is missing"),
-    ("Expected \"'''\"", "a closing ''' is missing"),
-    ('Expected \'"""\'', 'a closing """ is missing'),
-    ("Illegal character", "text of one line ends with a quote on the same line"),
+    ("Illegal character", "a character that cannot stand here, or a quote is not closed on its line"),
+    ("Found invalid character", "a character that cannot stand here"),
     ("Unclosed array", "a closing ] or a comma is missing"),
     ("Unclosed inline table", "a closing } or a comma is missing"),
-    ("Expected ']", "a closing bracket is missing"),
-    ("Unescaped '\\' in a string", "write \\\\ for a backslash, or use 'single quotes'"),
+    ("Unescaped '\\' in a string", "write \\\\ for a backslash, or put the text in 'single quotes'"),
 )
 
 
@@ -138,13 +142,10 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _syntax(text: str, said: str) -> str:
     match = _POSITION.search(said)
-    said = printable(_POSITION.sub("", said))
     lines = text.split("\n")
     # "End of document" is where the parser gave up; the last line that says anything is nearer to the mistake.
-    number = (
-        int(match[1]) if match and match[1] else max((n for n, line in enumerate(lines, 1) if line.strip()), default=1)
-    )
-    remedy = next((remedy for start, remedy in _REMEDIES if said.startswith(start)), "")
-    line = lines[number - 1].strip() if number <= len(lines) else ""
-    place = f" in {show(line)}" if line else ""
-    return f":{number}: not valid TOML{place}: {said}" + (f": {remedy}" if remedy else "")
+    last = max((number for number, line in enumerate(lines, 1) if line.strip()), default=1)
+    number = int(match[1]) if match and match[1] else last
+    said = printable(_POSITION.sub("", said))
+    why = next((ours for theirs, ours in _INSTEAD if said.startswith(theirs)), said)
+    return f":{number}: not valid TOML in {show(lines[number - 1].strip())}: {why}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,9 +66,10 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Loaded:
         told = refusals.translate(error.errors(include_url=False), json=_whole(environment, given))
         refused += [(origins.place(at), text) for at, text in told]
     # From here on entries are held against each other: those that can be read, whatever the others are like.
-    tunnels = settings.tunnel if settings else _readable(TunnelSettings, given.get("tunnel", merged.data.get("tunnel")))
-    vips = settings.vip if settings else _readable(VipSettings, given.get("vip", merged.data.get("vip")))
-    names = None if unread or merged.wrong else _names(tunnels)
+    raw = {**merged.data, **given}
+    tunnels = settings.tunnel if settings else _readable(TunnelSettings, raw.get("tunnel"))
+    vips = settings.vip if settings else _readable(VipSettings, raw.get("vip"))
+    names = None if unread or merged.wrong else _names(tunnels, raw)
     refused += disagreements(tunnels, vips, origins.place, names)
     lines = [*unread, *environment.refusals, *(f"{place}: {text}" for place, text in sorted(refused, key=_order))]
     if lines or settings is None:
@@ -118,6 +119,8 @@ def _merge(read: list[File]) -> _Merged:
             elif file.drop_in:
                 only = f"a drop-in may only add [[tunnel]] and [[vip]]: write [{section}] in {read[0]}"
                 merged.wrong.append((file, (section,), only))
+            elif not isinstance(value, dict):
+                merged.wrong.append((file, (section,), refusals.wrong_shape(section, value)))
             else:
                 merged.data[section] = value
     return merged
@@ -125,7 +128,7 @@ def _merge(read: list[File]) -> _Merged:
 
 def _whole(environment: Environment, given: Mapping[str, Any]) -> frozenset[str]:
     """The sections that one variable of the environment gave as a whole."""
-    return frozenset(section for section in given if environment.variable_for((section,), given))
+    return frozenset(section for section in given if variable(section) in environment.environ)
 
 
 def _readable(model: type[Model], entries: object) -> list[Model | None]:
@@ -138,9 +141,18 @@ def _readable(model: type[Model], entries: object) -> list[Model | None]:
     return found
 
 
-def _names(tunnels: Any) -> Set[str] | None:
-    """The names of all tunnels, or `None` where one of them cannot be known."""
-    return {tunnel.name for tunnel in tunnels} if all(tunnels) else None
+def _names(tunnels: Sequence[TunnelSettings | None], raw: Mapping[str, Any]) -> Set[str] | None:
+    """The names of all tunnels, also of those refused for another reason; `None` where one cannot be known."""
+    names: set[str] = set()
+    for index, tunnel in enumerate(tunnels):
+        entry = raw["tunnel"][index] if tunnel is None else {"name": tunnel.name}
+        if not isinstance(entry, dict):
+            return None
+        name = entry.get("name", f"dsr-{entry.get('encapsulation')}")
+        if not isinstance(name, str):
+            return None
+        names.add(name)
+    return names
 
 
 def _replaced(given: Mapping[str, Any], merged: _Merged) -> list[str]:

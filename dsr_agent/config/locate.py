@@ -7,6 +7,7 @@ from typing import Any
 
 from dsr_agent.config.wording import KeyPath
 
+DEEPEST = 8  # nothing of ours is nested deeper
 _CLOSING = ("]", "}", '"""', "'''")
 
 
@@ -58,7 +59,7 @@ def _enter(said: dict[str, Any], counts: dict[KeyPath, int]) -> KeyPath:
     """The path of the table that a header opens; *counts* holds how many of each array of tables there are."""
     path: KeyPath = ()
     inner: Any = said
-    while isinstance(inner, dict) and inner:
+    while isinstance(inner, dict) and inner and len(path) < DEEPEST:
         key, inner = next(iter(inner.items()))
         path += (key,)
         if isinstance(inner, list):
@@ -72,7 +73,7 @@ def _enter(said: dict[str, Any], counts: dict[KeyPath, int]) -> KeyPath:
 def _note(said: dict[str, Any], table: KeyPath, line: int, found: dict[KeyPath, int]) -> None:
     path = table
     inner: Any = said
-    while isinstance(inner, dict) and len(inner) == 1:
+    while isinstance(inner, dict) and len(inner) == 1 and len(path) < DEEPEST:
         key, inner = next(iter(inner.items()))
         path += (key,)
         found.setdefault(path, line)

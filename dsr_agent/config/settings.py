@@ -40,7 +40,7 @@ def _no_repeats(found: tuple[object, ...]) -> None:
     for index, item in enumerate(found):
         if item in first:
             text = str(item).removesuffix("/32")
-            raise Refused(f"found {text} twice (entries {first[item]} and {index}): remove one of them")
+            raise Refused(f"found {show(text)} twice (entries {first[item]} and {index}): remove one of them")
         first[item] = index
 
 

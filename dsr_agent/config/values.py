@@ -56,7 +56,7 @@ def one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
         if isinstance(value, str):
             if value in choices:
                 return value
-            near = closest(value.strip(), choices)
+            near = closest(value.strip().lower(), choices)
             if near:
                 raise Refused(f'found {show(value)}: write "{near}" (allowed: {quoted(choices)})')
         raise Refused(f"found {show(value)}: write {quoted(choices)}")
