@@ -65,7 +65,7 @@ def _argv(scratch: Path, job: Job) -> list[str]:
 
 def _command_line(profile: str) -> str:
     words = ["root=/dev/nvme0n1", "rootfstype=ext4", "rw", "console=hvc0", "quiet", "panic=-1", "mitigations=off"]
-    words += ["systemd.show_status=0", "systemd.log_target=journal", "systemd.wants=lab.service"]
+    words += ["systemd.getty_auto=no", "systemd.mask=getty.target", "systemd.show_status=0", "systemd.log_target=journal", "systemd.wants=lab.service"]
     if profile == "lean":
         words += ["systemd.unit=lean.target", *(f"systemd.mask={unit}" for unit in LEAN)]
     else:
