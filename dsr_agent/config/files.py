@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dsr_agent.config.wording import Refused, printable, show
+from dsr_agent.config.wording import Refused, printable, shortened
 from dsr_agent.state.errors import ConfigError
 
 LARGEST = 16 * 1024 * 1024
@@ -108,7 +108,6 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 # How the parser begins its sentences, and what we say instead; what is not here is passed on.
 _INSTEAD = (
     ("Cannot overwrite a value", "this key is there already: keep one of them"),
-    ("Cannot declare", "this table is there already: only [[tunnel]] and [[vip]] can be there several times"),
     ("Cannot mutate immutable namespace", "this was given a value already: keep one of them"),
     ("Cannot redefine namespace", "this was given a value already: keep one of them"),
     ("Duplicate inline table key", "this key is there already: keep one of them"),
@@ -120,12 +119,19 @@ _INSTEAD = (
     ("Expected ']", "a closing bracket is missing"),
     ("Expected", "a closing quote is missing"),
     ("Unterminated string", "a closing quote is missing"),
-    ("Illegal character", "a character that cannot stand here, or a quote is not closed on its line"),
+    ("Illegal character", "a quote is not closed on its line, or a character that cannot stand here"),
+    ("Invalid date or datetime", "no such date: text stands in quotes"),
+    ("Invalid hex value", "\\x, \\u and \\U want 2, 4 and 8 hexadecimal digits: or put the text in 'single quotes'"),
+    ("Escaped character is not", "no such character"),
     ("Found invalid character", "a character that cannot stand here"),
     ("Unclosed array", "a closing ] or a comma is missing"),
     ("Unclosed inline table", "a closing } or a comma is missing"),
     ("Unescaped '\\' in a string", "write \\\\ for a backslash, or put the text in 'single quotes'"),
 )
+_TABLE_AGAIN = (
+    "this is there already: [agent] and [http] are written once, [[tunnel]] and [[vip]] with two brackets each time"
+)
+_BARE = re.compile(r"([A-Za-z_]+)\s*=\s*([A-Za-z0-9][A-Za-z0-9.:/-]*)")
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -147,5 +153,14 @@ def _syntax(text: str, said: str) -> str:
     last = max((number for number, line in enumerate(lines, 1) if line.strip()), default=1)
     number = int(match[1]) if match and match[1] else last
     said = printable(_POSITION.sub("", said))
+    line = lines[number - 1].strip()
     why = next((ours for theirs, ours in _INSTEAD if said.startswith(theirs)), said)
-    return f":{number}: not valid TOML in {show(lines[number - 1].strip())}: {why}"
+    if line.startswith("[") and said.startswith("Cannot"):
+        why = _TABLE_AGAIN
+    if match and not match[1]:
+        why = f"the file ends in the middle of this: {why}"
+    bare = _BARE.fullmatch(line)
+    if bare and said.startswith(("Invalid value", "Invalid date", "Expected newline")):
+        flag = bare[2].lower() in {"yes", "no", "on", "off", "true", "false"}
+        why = "write true or false" if flag else f'text stands in quotes, write {bare[1]} = "{bare[2]}"'
+    return f":{number}: not valid TOML in `{shortened(line)}`: {why}"

@@ -109,7 +109,7 @@ def _merge(read: list[File]) -> _Merged:
     for file in read:
         for section, value in file.data.items():
             if section not in refusals.KEYS:
-                merged.wrong.append((file, (section,), refusals.unknown_section(section)))
+                merged.wrong.append((file, (section,), refusals.unknown_section(section, value)))
             elif section in refusals.LISTS:
                 if not isinstance(value, list):
                     merged.wrong.append((file, (section,), refusals.wrong_shape(section, value)))

@@ -42,6 +42,8 @@ def lines_of(text: str) -> dict[KeyPath, int]:
         if header:
             table = _enter(said, counts)
             found.setdefault(table, start)
+            if isinstance(table[-1], int):
+                found.setdefault(table[:-1], start)  # an array of tables begins with its first
         else:
             _note(said, table, start, found)
     return found

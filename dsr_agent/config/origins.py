@@ -32,7 +32,7 @@ class Place:
         """This place as *other* would point at it."""
         path = key_path(self.path)
         if self.source == other.source:
-            return f"{path}, line {self.line}" if self.line else path
+            return f"{path} on line {self.line}" if self.line else path
         return f"{path} of {self.source}" + (f":{self.line}" if self.line else "")
 
 

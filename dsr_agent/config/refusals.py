@@ -87,9 +87,10 @@ def unknown_key(section: str, key: str) -> str:
     return "unknown key: " + (f'did you mean "{near}"?' if near else f"{heading(section)} has {quoted(known)}")
 
 
-def unknown_section(key: str) -> str:
+def unknown_section(key: str, value: object) -> str:
     """What to do about a *key* that stands outside of all sections and is none."""
-    homes = [heading(section) for section, keys in KEYS.items() if key in keys]
+    table = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))
+    homes = [heading(section) for section, keys in KEYS.items() if key in keys and not table]
     if homes:
         return f"outside of its table: it belongs in {' or '.join(homes)}"
     near = closest(key, KEYS)

@@ -18,6 +18,8 @@ from dsr_agent.state.model import Ip
 ENCAPSULATIONS = ("ipip", "gre")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ARP_POLICIES = ("auto", "ignore")
+VIP_EXAMPLE = "192.0.2.10"
+BALANCER_EXAMPLE = "10.1.0.5"
 AUTO = "auto"
 ANY = "any"
 
@@ -86,7 +88,9 @@ def seconds(low: float, high: float) -> Callable[[object], float]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Refused(f"found {show(value)}: write {wanted}")
         if not (low <= value <= high and isfinite(value)):
-            raise Refused(f"found {show(value)}: write {wanted}")
+            # The environment's numbers come as floats: 600 was not written as 600.0.
+            found = f"{value:g}" if isinstance(value, float) else show(value)
+            raise Refused(f"found {found}: write {wanted}")
         return float(value)
 
     return read
@@ -139,7 +143,7 @@ def vip_address(value: object) -> Ip:
     try:
         ip = ip_address(bare)
     except ValueError:
-        raise Refused(f"found {show(text)}, not an IP address: {_meant(bare)}") from None
+        raise Refused(f"found {show(text)}, not an IP address: {_meant(bare, VIP_EXAMPLE)}") from None
     if isinstance(ip, IPv6Address) and ip.scope_id is not None:
         raise Refused(f'found {show(text)}, with a zone: a VIP has none, write "{str(ip).partition("%")[0]}"')
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
@@ -160,7 +164,7 @@ def _not_single(text: str, ip: Ip, prefix: str) -> str:
     return f'found {show(text)}: a VIP is a single address, write "{ip}"'
 
 
-def _meant(text: str) -> str:
+def _meant(text: str, example: str) -> str:
     """What to write instead of an address that does not parse."""
     tried = text.strip()
     if tried.startswith("["):
@@ -175,7 +179,7 @@ def _meant(text: str) -> str:
             return f'write "{ip_address(candidate)}"'
         except ValueError:
             continue
-    return 'write an address, e.g. "192.0.2.10"'
+    return f'write an address, e.g. "{example}"'
 
 
 def _dotted(text: str) -> bool:
@@ -200,29 +204,27 @@ def load_balancer(value: object) -> IPv4Network:
     if text.strip().lower() == ANY:
         raise Refused(f'found {show(text)} inside the list: write load_balancers = "any", without the list')
     if _ipv6(text):
+        mapped = IPv6Address(text.partition("/")[0]).ipv4_mapped
+        if mapped:
+            raise Refused(f'found {show(text)}, an IPv4 address in IPv6 clothes: write "{mapped}"')
         raise Refused(
             f"found {show(text)}, an IPv6 address: ipip and gre of this version arrive over IPv4 only, "
             "write the IPv4 address the load balancer sends from"
         )
     bare, slash, length = text.partition("/")
     if not _dotted(bare):
-        raise Refused(f"found {show(text)}, not an IPv4 address or prefix: {_meant(bare)}")
+        raise Refused(f"found {show(text)}, not an IPv4 address or prefix: {_meant(bare, BALANCER_EXAMPLE)}")
     prefixlen = _prefixlen(text, bare, length) if slash else 32
     if prefixlen == 0:
         raise Refused(f'found {show(text)}, every address: write load_balancers = "any" if you mean it')
     network = IPv4Network((bare, prefixlen), strict=False)
     if str(network.network_address) != bare:
         raise Refused(f'found {show(text)}, with host bits set: write "{network}" or "{bare}"')
-    for bad, what in NOT_UNICAST:
+    own = "write the address the load balancer sends from"
+    for bad, _ in NOT_UNICAST:
         if network.overlaps(bad):
-            if network.subnet_of(bad):
-                found = (
-                    why_not_unicast(network.network_address)
-                    if prefixlen == 32
-                    else what.replace("an address", "a prefix")
-                )
-                raise Refused(f"found {show(text)}, {found}: write the address the load balancer sends from")
-            raise Refused(f"found {show(text)}, which covers {bad} too: write the load balancers' own prefixes")
+            what = why_not_unicast(network.network_address) if prefixlen == 32 else f"which overlaps {bad}"
+            raise Refused(f"found {show(text)}, {what}: {own}")
     return network
 
 
@@ -273,14 +275,14 @@ def local(value: object) -> IPv4Address | str:
 def why_not_link_name(name: str) -> str:
     """Why the kernel could not have an interface called *name*; empty if it could."""
     if not name:
-        return "empty"
+        return "which is empty"
     if len(name.encode(errors="replace")) > LONGEST_NAME:
-        return f"longer than the {LONGEST_NAME} characters of an interface name"
+        return f"which is longer than the {LONGEST_NAME} characters of an interface name"
     if name in {".", ".."} | SYSCTL_DIRECTORIES:
         return "a name the kernel keeps for itself"
     # '%' is legal in the kernel but a request to number the interface when one is created.
     bad = next((c for c in name if c in "/:%" or not "!" <= c <= "~"), "")
-    return f"with {show(bad)} in an interface name" if bad else ""
+    return f"which holds {show(bad)}, as no interface name can" if bad else ""
 
 
 def device(value: object) -> str:

@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(text: str) -> str:
+    """*text* on one line that is never long."""
+    return printable(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
+
+
 def show(value: object) -> str:
     """
     *value* as its writer would recognise it, on one line and never long.
@@ -27,8 +32,7 @@ def show(value: object) -> str:
     Tables and lists are only named: they may be of any size and depth.
     """
     if isinstance(value, str):
-        cut = value if len(value) <= LONGEST_SHOWN else value[:LONGEST_SHOWN] + "..."
-        return f'"{printable(cut)}"'
+        return f'"{shortened(value)}"'
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
