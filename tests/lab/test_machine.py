@@ -84,9 +84,7 @@ def spaces() -> Iterator[None]:
 @pytest.fixture
 def echo(spaces: None) -> Iterator[None]:
     """The application on the real server."""
-    process = subprocess.Popen(
-        ["ip", "netns", "exec", "rs", "python3", "-c", ECHO], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(["ip", "netns", "exec", "rs", "python3", "-c", ECHO], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

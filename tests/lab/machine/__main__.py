@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 
 from tests.lab.machine import lanes
-from tests.lab.machine.job import NO_RESULT, Job, LaneUnavailable, say
+from tests.lab.machine.job import NO_RESULT, Job, LaneError, say
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.lab.machine", description=__doc__)
     parser.add_argument("--lane", choices=[*lanes.LANES, "auto"], default="auto")
-    parser.add_argument("--profile", choices=["lean", "full"], default="lean", help="full: udev and networkd as shipped")
+    parser.add_argument(
+        "--profile", choices=["lean", "full"], default="lean", help="full: udev and networkd as shipped"
+    )
     parser.add_argument("--timeout", type=float, default=900.0, metavar="S", help="seconds for the whole job")
     parser.add_argument("--memory", type=int, default=1024, metavar="MB")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files the job leaves in out/ go")
@@ -27,12 +30,13 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the command; its exit status is ours."""
     options = arguments()
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     environment = dict(item.split("=", 1) for item in options.env)
     job = Job(options.command, options.out, options.timeout, options.profile, environment, options.memory)
     try:
-        result = lanes.run(options.lane, job)
-    except LaneUnavailable as reason:
+        result = lanes.run(lanes.choose(options.lane, options.profile), job)
+    except LaneError as reason:
         say(f"cannot run this: {reason}")
         return NO_RESULT
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -112,23 +113,19 @@ def run(argv: Sequence[str], *, log: Path, timeout: float, boot_timeout: float) 
                     timed_out = f"timed out: the job had not begun after {boot_timeout:.0f} s"
             console.flush()
         finally:
-            _end(process)
+            _end(process, grace=3.0 if console.ended else 0.0)
     return Ending(console.began, console.ended, timed_out, process.returncode)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the machine and everything it started; a machine that has printed its last gets a moment to go by itself."""
-    try:
-        if process.stdout is not None:
-            process.stdout.close()
-        process.wait(timeout=0 if process.poll() is None and sys.exc_info()[0] else 3)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
+def _end(process: subprocess.Popen[bytes], grace: float) -> None:
+    """End the machine and everything it started, after a moment in which to go by itself."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=grace)
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def judge(lane: str, status: int | None, ending: Ending, log: Path, start: float) -> Result:
@@ -137,6 +134,8 @@ def judge(lane: str, status: int | None, ending: Ending, log: Path, start: float
     if status is not None:
         return Result(lane, status, seconds)
     trouble = ending.timed_out or f"the machine stopped without a result (its process ended with {ending.returncode})"
+    if ending.began:  # its output has been shown as it came
+        return Result(lane, None, seconds, trouble)
     tail = log.read_bytes().decode(errors="replace").replace("\r", "").splitlines()[-30:]
     print("\n".join(["lab: the end of the machine's console:", *(f"  | {line}" for line in tail)]), file=sys.stderr)
-    return Result(lane, None, seconds, trouble, ending.began)
+    return Result(lane, None, seconds, trouble, began=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import shutil
 import subprocess
@@ -51,7 +52,7 @@ class Result:
         return TIMED_OUT if self.trouble.startswith("timed out") else NO_RESULT
 
 
-class LaneUnavailable(Exception):
+class LaneError(Exception):
     """This way of running a job cannot be had here; the text says why."""
 
 
@@ -62,12 +63,12 @@ def say(message: str) -> None:
 
 def repository_files() -> list[Path]:
     """Files git tracks, and new ones it does not ignore, relative to the repository."""
-    listed = subprocess.run(
-        ["git", "-c", f"safe.directory={REPOSITORY}", "-C", str(REPOSITORY)]
-        + ["ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        check=True,
-        capture_output=True,
-    ).stdout
+    if not (REPOSITORY / ".git").exists():  # a copy, such as the one a machine gets
+        found = (path.relative_to(REPOSITORY) for path in REPOSITORY.rglob("*") if path.is_file() or path.is_symlink())
+        return sorted(path for path in found if not {"__pycache__", "out"} & set(path.parts))
+    git = ["git", "-c", f"safe.directory={REPOSITORY}", "-C", str(REPOSITORY)]
+    listing = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, check=True, capture_output=True).stdout
     names = sorted({name for name in listed.decode().split("\0") if name})
     return [Path(name) for name in names if (REPOSITORY / name).is_symlink() or (REPOSITORY / name).is_file()]
 
@@ -79,7 +80,9 @@ def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _command_script(job: Job, lane: str) -> str:
-    values = {"DSR_LAB": lane, "DSR_LAB_PROFILE": job.profile, **job.environment}
+    terminal = os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb"
+    columns = str(shutil.get_terminal_size((120, 25)).columns)
+    values = {"DSR_LAB": lane, "DSR_LAB_PROFILE": job.profile, "TERM": terminal, "COLUMNS": columns, **job.environment}
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(values.items())]
     return "\n".join([*exports, "exec " + shlex.join(job.command), ""])
 

@@ -8,8 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.lab.machine import console, images
-from tests.lab.machine.job import Job, LaneUnavailable, Result, empty_result, pack, unpack
+from tests.lab.machine import console, host, images
+from tests.lab.machine.job import Job, LaneError, Result, empty_result, pack, unpack
 
 QEMU = "qemu-system-x86_64"
 BOOT_TIMEOUT = 240.0
@@ -27,11 +27,11 @@ LEAN = (
 
 
 def prepare() -> None:
-    """Make what a job needs; LaneUnavailable if it cannot be had."""
+    """Make what a job needs; LaneError if it cannot be had."""
     if platform.machine() != "x86_64":
-        raise LaneUnavailable(f"the image is for x86_64, this is {platform.machine()}")
-    if shutil.which(QEMU) is None:
-        raise LaneUnavailable(f"{QEMU} is missing: apt-get install qemu-system-x86")
+        raise LaneError(f"the image is for x86_64, this is {platform.machine()}")
+    host.need_root()
+    host.need(host.QEMU)
     images.disk()
 
 
@@ -59,13 +59,15 @@ def _argv(scratch: Path, job: Job) -> list[str]:
     for name, readonly in (("job", "on"), ("result", "off")):
         machine += ["-drive", f"file={scratch / name}.tar,format=raw,if=none,id={name},readonly={readonly}"]
         machine += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
-    machine += ["-chardev", "stdio,id=console", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"]
+    machine += ["-chardev", "stdio,id=console", "-device", "virtio-serial-pci"]
+    machine += ["-device", "virtconsole,chardev=console"]
     return [QEMU, *machine, "-kernel", str(disk / "vmlinux"), "-append", _command_line(job.profile)]
 
 
 def _command_line(profile: str) -> str:
     words = ["root=/dev/nvme0n1", "rootfstype=ext4", "rw", "console=hvc0", "quiet", "panic=-1", "mitigations=off"]
-    words += ["systemd.getty_auto=no", "systemd.mask=getty.target", "systemd.show_status=0", "systemd.log_target=journal", "systemd.wants=lab.service"]
+    words += ["systemd.show_status=0", "systemd.log_target=journal", "systemd.wants=lab.service"]
+    words += ["systemd.getty_auto=no", "systemd.mask=getty.target"]  # a getty would take the console from the job
     if profile == "lean":
         words += ["systemd.unit=lean.target", *(f"systemd.mask={unit}" for unit in LEAN)]
     else:

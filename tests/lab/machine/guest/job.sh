@@ -4,7 +4,7 @@
 # to RESULT, a file or a raw disk. What the host shows is what stands between the two marks.
 job=$1
 result=$2
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH="${LAB_PYTHON:+$LAB_PYTHON:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 export HOME=/root LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONPATH="$job/repo"
 ip link set lo up
 cd "$job/repo" || exit 1

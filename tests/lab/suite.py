@@ -1,0 +1,311 @@
+"""``tests/run``: the tests slice by slice, and a table of how each went."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.lab.machine import lanes
+from tests.lab.machine.job import REPOSITORY, LaneError, say
+
+PROGRAMS = Path(sys.executable).parent
+NO_TESTS = 5  # pytest's exit status when it collected nothing
+LONG = 4  # a long campaign may take this many times as long
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    long: bool
+    pytest: tuple[str, ...]
+    scratch: Path
+
+
+@dataclass
+class Outcome:
+    """How a slice went."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def heading(text: str) -> None:
+    """Tell slices apart on the terminal."""
+    print(f"\n== {text} ==", flush=True)
+
+
+def marks(options: Options, *words: str) -> list[str]:
+    """The pytest option that picks tests by their marks."""
+    chosen = [*words] if options.long else [*words, "not long"]
+    return ["-m", " and ".join(chosen)] if chosen else []
+
+
+@contextlib.contextmanager
+def child(argv: list[str], output: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process that ends with us, whatever happens to us."""
+    with contextlib.ExitStack() as stack:
+        stdout = stack.enter_context(output.open("wb")) if output else None
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *argv],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT if stdout else None,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+
+
+def count(outcome: Outcome, report: Path, status: int) -> None:
+    """Add up what pytest reported; an exit status that the report does not explain is a failure."""
+    try:
+        suites = list(ET.parse(report).getroot().iter("testsuite"))
+    except (OSError, ET.ParseError):
+        suites = []
+    for suite in suites:
+        total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+        bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        outcome.failed += bad
+        outcome.skipped += skipped
+        outcome.passed += max(0, total - bad - skipped)
+    if status == NO_TESTS and outcome.failed == 0:
+        outcome.notes.append("no tests")
+    elif status != 0 and outcome.failed == 0:
+        outcome.failed += 1
+        outcome.notes.append(f"ended with exit status {status} and no report of a failed test")
+    elif status == 0 and not suites:
+        outcome.failed += 1
+        outcome.notes.append("ended well, but reported nothing")
+
+
+def lint(options: Options) -> Outcome:
+    """The source: style, types, and which room may import which."""
+    outcome = Outcome("lint")
+    checks = {
+        "ruff check": ["ruff", "check", "--quiet", "."],
+        "ruff format": ["ruff", "format", "--check", "--quiet", "."],
+        "mypy": ["mypy", "--explicit-package-bases", "--no-error-summary"],
+        "import-linter": ["lint-imports"],
+    }
+    for name, (program, *arguments) in checks.items():
+        done = subprocess.run(
+            [str(PROGRAMS / program), *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        print(f"{name}: {'ok' if done.returncode == 0 else 'FAILED'}", flush=True)
+        if done.returncode == 0:
+            outcome.passed += 1
+        else:
+            outcome.failed += 1
+            outcome.notes.append(f"{name} failed")
+            print(done.stdout + done.stderr, flush=True)
+    return outcome
+
+
+def pytest_here(name: str, options: Options, wrap: list[str]) -> Outcome:
+    """Run a folder of tests on this host."""
+    outcome = Outcome(name)
+    folder = REPOSITORY / "tests" / name
+    if not any(folder.rglob("test_*.py")):
+        outcome.notes.append("no tests")
+        return outcome
+    report = options.scratch / f"{name}.xml"
+    argv = [*wrap, sys.executable, "-m", "pytest", "-q", f"tests/{name}", f"--junitxml={report}"]
+    with child([*argv, *marks(options), *options.pytest]) as process:
+        status = process.wait()
+    count(outcome, report, status)
+    return outcome
+
+
+def unit(options: Options) -> Outcome:
+    """Pure modules."""
+    return pytest_here("unit", options, [])
+
+
+def fake(options: Options) -> Outcome:
+    """The reconciler over a kernel made of Python."""
+    return pytest_here("fake", options, [])
+
+
+def netns(options: Options) -> Outcome:
+    """This host's kernel, from inside a namespace, so that not even a mistake reaches the host's own interfaces."""
+    if os.geteuid() != 0:
+        return Outcome("netns", skipped=1, notes=["skipped: needs root"])
+    inside = 'mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up; exec "$@"'
+    return pytest_here("netns", options, ["unshare", "--net", "--mount", "sh", "-ec", inside, "sh"])
+
+
+class MachineRun:
+    """One job in a lane, started now and waited for later; its output is shown when it is waited for."""
+
+    def __init__(self, name: str, lane: str, options: Options, timeout: int, words: tuple[str, ...]) -> None:
+        self.outcome = Outcome(name)
+        self.start = time.monotonic()
+        self.out = options.scratch / name
+        self.log = options.scratch / f"{name}.log"
+        limit = timeout * (LONG if options.long else 1)
+        argv = [sys.executable, "-m", "tests.lab.machine", "--lane", lane, "--timeout", str(limit)]
+        argv += ["--profile", "full" if lane == "qemu" else "lean"]
+        argv += ["--out", str(self.out), *(["--env", "DSR_LONG=1"] if options.long else []), "--"]
+        argv += ["python3", "-m", "pytest", "-q", "tests/lab", "--junitxml=out/junit.xml"]
+        argv += ["--timeout=300" if lane == "qemu" else "--timeout=120", *marks(options, *words), *options.pytest]
+        self.argv = argv
+
+    def finish(self, status: int) -> Outcome:
+        """Count what came back."""
+        count(self.outcome, self.out / "junit.xml", status)
+        self.outcome.seconds = time.monotonic() - self.start
+        return self.outcome
+
+
+def follow(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Show the log of a process that runs in the background until it ends."""
+    with log.open("rb") as file:
+        while True:
+            ended = process.poll() is not None
+            data = file.read()
+            if data:
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+            elif ended:
+                return process.wait()
+            else:
+                time.sleep(0.2)
+
+
+def fast_lane(outcome: Outcome) -> str | None:
+    """The lane for the fast tests; if the reference lane has to stand in, the summary says so."""
+    try:
+        lane = lanes.choose("auto")
+    except LaneError as reason:
+        outcome.failed += 1
+        outcome.notes.append(f"cannot run: {reason}")
+        return None
+    if lane == "qemu":
+        outcome.notes.append("in qemu, because user-mode Linux cannot be had here")
+    elif lane == "here":
+        outcome.notes.append("on this host's own kernel, because user-mode Linux cannot be had here")
+    return lane
+
+
+def lab(options: Options, wanted: list[str]) -> Iterator[Outcome]:
+    """The tests on real kernels. The slow machine works in the background while the fast one runs."""
+    if not any((REPOSITORY / "tests/lab").rglob("test_*.py")):
+        yield from (Outcome(name, notes=["no tests"]) for name in wanted)
+        return
+    with contextlib.ExitStack() as stack:
+        reference: tuple[MachineRun, subprocess.Popen[bytes]] | None = None
+        fast = Outcome("lab-fast")
+        lane = fast_lane(fast) if "lab-fast" in wanted else None
+        if "lab-reference" in wanted:
+            try:
+                lanes.choose("qemu")
+            except LaneError as reason:
+                yield Outcome("lab-reference", failed=1, notes=[f"cannot run: {reason}"])
+            else:
+                job = MachineRun("lab-reference", "qemu", options, 1200, ("reference",))
+                if lane not in (None, "qemu"):
+                    say("the reference machine runs in the background meanwhile")
+                reference = job, stack.enter_context(child(job.argv, job.log))
+        if "lab-fast" in wanted:
+            if lane is None:
+                yield fast
+            else:
+                heading("lab-fast: tests/lab on a real kernel, in seconds")
+                job = MachineRun("lab-fast", lane, options, 900, ("not reference",))
+                job.outcome.notes += fast.notes
+                with child(job.argv) as process:
+                    status = process.wait()
+                yield job.finish(status)
+        if reference is not None:
+            heading("lab-reference: tests/lab on a Debian 13 machine")
+            job, process = reference
+            yield job.finish(follow(process, job.log))
+
+
+INNER: dict[str, Callable[[Options], Outcome]] = {"lint": lint, "unit": unit, "fake": fake, "netns": netns}
+LAB = ("lab-fast", "lab-reference")
+
+
+def run(wanted: list[str], options: Options) -> Iterator[Outcome]:
+    """Run the slices in order."""
+    for name, slice_ in INNER.items():
+        if name in wanted:
+            heading(f"{name}: {(slice_.__doc__ or '').splitlines()[0]}")
+            start = time.monotonic()
+            outcome = slice_(options)
+            outcome.seconds = time.monotonic() - start
+            yield outcome
+    machines = [name for name in LAB if name in wanted]
+    if machines:
+        yield from lab(options, machines)
+
+
+def table(outcomes: list[Outcome]) -> None:
+    """The end of the run: how each slice went, and the one line that sums it up."""
+    print(f"\n{'slice':<14} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
+    for outcome in outcomes:
+        counts = f"{outcome.passed:>7} {outcome.failed:>7} {outcome.skipped:>8} {outcome.seconds:>8.1f}"
+        print(f"{outcome.name:<14} {counts}  {'; '.join(outcome.notes)}".rstrip())
+    total = [sum(getattr(outcome, name) for outcome in outcomes) for name in ("passed", "failed", "skipped")]
+    print(f"\n{total[0]} passed, {total[1]} failed, {total[2]} skipped", flush=True)
+
+
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and which slices it names."""
+    parser = argparse.ArgumentParser(prog="tests/run", description="All tests, or the slices named.")
+    names = [*INNER, "lab", *LAB]
+    parser.add_argument("slice", nargs="*", metavar="SLICE", help=", ".join(names))
+    parser.add_argument("--long", action="store_true", help="the longer campaigns too")
+    parser.add_argument("-k", metavar="EXPR", help="only tests that match (as in pytest)")
+    ours, theirs = sys.argv[1:], []
+    if "--" in ours:
+        at = ours.index("--")
+        ours, theirs = ours[:at], ours[at + 1 :]
+    options = parser.parse_args(ours)
+    unknown = [name for name in options.slice if name not in names]
+    if unknown:
+        parser.error(f"there is no slice {unknown[0]!r}; there are {', '.join(names)}")
+    wanted = set(options.slice or names)
+    if "lab" in wanted:
+        wanted |= set(LAB)
+    options.pytest = (*(["-k", options.k] if options.k else []), *theirs)
+    return options, [name for name in (*INNER, *LAB) if name in wanted]
+
+
+def main() -> int:
+    """Run what was asked for; zero only if nothing failed."""
+    options, wanted = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.long:
+        os.environ["DSR_LONG"] = "1"
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="dsr-tests-") as scratch:
+        try:
+            outcomes.extend(run(wanted, Options(options.long, options.pytest, Path(scratch))))
+        except KeyboardInterrupt:
+            outcomes.append(Outcome("interrupted", failed=1))
+    table(outcomes)
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
