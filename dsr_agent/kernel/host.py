@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dsr_agent.kernel import addresses, links, monitor, netlink, routes, sysctls
+from dsr_agent.kernel import addresses, blame, links, monitor, netlink, routes, sysctls
 from dsr_agent.kernel.link_writer import LinkWriter
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.state.actions import Action, AddAddress, DeleteAddress, LoadModule, ReplaceAddress, WriteSysctl
@@ -46,6 +46,7 @@ class Host:
     """
 
     def __init__(self, root: Path = Path("/"), receive_buffer: int = monitor.RECEIVE_BUFFER) -> None:
+        self._root = root
         self._sysctls = root / "proc/sys"
         self._modules = Modules(root)
         self._channel = netlink.Channel()
@@ -127,6 +128,10 @@ class Host:
         self._by.clear()
         self._lost = False
         return changes
+
+    async def who(self, port: int) -> str:
+        """See `port.Kernel.who`; looked up aside, because it reads other processes' tables."""
+        return await asyncio.to_thread(blame.who, port, self._root)
 
     def _watch(self) -> None:
         """Have the event loop watch the listening socket, which is another one after announcements were lost."""

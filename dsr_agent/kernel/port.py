@@ -44,3 +44,7 @@ class Kernel(Protocol):
         What this process did itself is left out. Cancelling it loses nothing.
         """
         ...
+
+    async def who(self, port: int) -> str:
+        """The process behind a netlink port of `Changes.by`, in words, as far as it can be known."""
+        ...

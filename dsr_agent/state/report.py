@@ -11,6 +11,15 @@ from dsr_agent.state.errors import DsrError
 from dsr_agent.state.model import Key, Scope
 
 
+class Cause(StrEnum):
+    """Why there was a pass."""
+
+    START = "start"
+    RELOAD = "reload"
+    DRIFT = "drift"  # something was announced, or found by a regular look
+    RETRY = "retry"  # an earlier pass left something undone
+
+
 class Result(StrEnum):
     """How a step went."""
 
@@ -39,15 +48,18 @@ class Report:
 
     *remaining* is the plan made again from a second look after the steps: empty means that the kernel now holds what
     the file says (as far as *scope* went). *seconds* counts from the first look to the last acknowledgement.
-    *by* names who undid a key, where the kernel told.
+    *by* names who undid a key, where the kernel told. *fights* are the keys that somebody keeps undoing, and how often
+    they were repaired lately.
     """
 
     scope: Scope
+    cause: Cause = Cause.DRIFT
     plan: Plan = field(default_factory=Plan)
     outcomes: tuple[Outcome, ...] = ()
     remaining: Plan = field(default_factory=Plan)
     seconds: float = 0.0
     by: Mapping[Key, str] = field(default_factory=dict)
+    fights: Mapping[Key, int] = field(default_factory=dict)
     lost: bool = False
 
     @property

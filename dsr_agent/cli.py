@@ -1,0 +1,202 @@
+"""
+The verbs, and printing; no decisions.
+
+Exit codes: 0 fine, 1 not in sync or a check failed, 2 wrong usage or a file that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsr_agent import __version__, printing
+from dsr_agent.config import Loaded, load
+from dsr_agent.kernel.host import Host
+from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
+from dsr_agent.reconcile.plan import teardown
+from dsr_agent.reconcile.resolve import resolve
+from dsr_agent.service import daemon
+from dsr_agent.service.clock import SteadyClock
+from dsr_agent.service.instance import Instance, running
+from dsr_agent.state.errors import ConfigError, DsrError
+from dsr_agent.state.model import EVERYTHING
+
+DEFAULT_CONFIG = "/etc/dsr-agent.toml"
+
+FINE, NOT_IN_SYNC, UNUSABLE = 0, 1, 2
+
+_VERBS: dict[str, tuple[str, str]] = {
+    "run": ("keep this host as the file says, until stopped", "Tunnels and VIPs stay when it stops."),
+    "check": ("read the file and say what is wrong with it", "Looks at the file only, not at the host."),
+    "plan": ("print what would be done, and do nothing", "Exit code 1 if there is anything to do."),
+    "apply": ("do once what the file says, and end", "Exit code 1 if the host is not as the file says afterwards."),
+    "status": ("print what this host has and lacks", "Exit code 1 if the host is not as the file says."),
+    "teardown": ("remove everything that is marked ours, and nothing else", "The file is not needed."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = asyncio.run(_COMMANDS[arguments.verb](arguments))
+    except ConfigError as error:
+        return _refuse(arguments, error)
+    except DsrError as error:
+        return _fail(arguments, str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # "dsr-agent status | head"
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_IN_SYNC
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dsr-agent",
+        description="Keeps a real server behind a Direct Server Return load balancer able to answer.",
+        epilog="Exit codes: 0 fine, 1 not in sync or a check failed, 2 wrong usage or a file that cannot be used.",
+    )
+    parser.add_argument("--version", action="version", version=f"dsr-agent {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=Path(os.environ.get("DSR_AGENT_CONFIG") or DEFAULT_CONFIG),
+        help=f"the file (default: $DSR_AGENT_CONFIG or {DEFAULT_CONFIG})",
+    )
+    common.add_argument("--json", action="store_true", help="print JSON")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, (what, more) in _VERBS.items():
+        verbs.add_parser(verb, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}. {more}")
+    return parser
+
+
+# --- the verbs ------------------------------------------------------------------------------------------------------
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    read = _loader(arguments)
+    loaded = read()
+    logging.basicConfig(format="%(message)s" if _under_systemd() else "%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("dsr_agent").setLevel(loaded.settings.agent.log_level.upper())
+    instance = Instance()
+    if instance.taken is not None:
+        return _fail(arguments, f"dsr-agent already runs here (process {instance.taken}); stop that one first")
+    try:
+        await daemon.run(read, loaded)
+    finally:
+        instance.close()
+    return FINE
+
+
+def _under_systemd() -> bool:
+    """The journal has its own clock and reads levels elsewhere."""
+    return "JOURNAL_STREAM" in os.environ
+
+
+async def _check(arguments: argparse.Namespace) -> int:
+    loaded = _loader(arguments)()
+    if arguments.json:
+        _print_json(printing.checked_json(loaded))
+    else:
+        print(printing.checked(loaded))
+    return FINE
+
+
+async def _plan(arguments: argparse.Namespace) -> int:
+    loaded = _loader(arguments)()
+    async with Host() as host:
+        todo, _ = await plan_now(host, loaded.desired)
+    if arguments.json:
+        _print_json(printing.plan_json(todo))
+    else:
+        print(printing.plan(todo))
+    return NOT_IN_SYNC if todo else FINE
+
+
+async def _apply(arguments: argparse.Namespace) -> int:
+    loaded = _loader(arguments)()
+    async with Host() as host:
+        report = await apply_once(host, loaded.desired, SteadyClock())
+    if arguments.json:
+        _print_json(printing.report_json(report))
+    else:
+        print(printing.report(report))
+    return FINE if report.in_sync else NOT_IN_SYNC
+
+
+async def _status(arguments: argparse.Namespace) -> int:
+    loaded = _loader(arguments)()
+    async with Host() as host:
+        todo, observed = await plan_now(host, loaded.desired)
+    status = printing.Status(loaded.desired, observed, resolve(loaded.desired, observed), todo, running())
+    if arguments.json:
+        _print_json(printing.status_json(status))
+    else:
+        print(printing.status(status))
+    return NOT_IN_SYNC if todo else FINE
+
+
+async def _teardown(arguments: argparse.Namespace) -> int:
+    if (pid := running()) is not None:
+        return _fail(arguments, f"dsr-agent runs here (process {pid}) and would put all back; stop it first")
+    async with Host() as host:
+        todo = teardown(await host.observe(EVERYTHING))
+        outcomes = await carry_out(host, todo.actions)
+        remaining = teardown(await host.observe(EVERYTHING))
+    if arguments.json:
+        _print_json(printing.outcomes_json(outcomes, remaining))
+    else:
+        print(printing.outcomes(outcomes, "nothing here is marked ours"))
+    return NOT_IN_SYNC if remaining else FINE
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "run": _run,
+    "check": _check,
+    "plan": _plan,
+    "apply": _apply,
+    "status": _status,
+    "teardown": _teardown,
+}
+
+
+# --- what they share --------------------------------------------------------------------------------------------------
+
+
+def _loader(arguments: argparse.Namespace) -> Callable[[], Loaded]:
+    """Reads the file that the arguments name."""
+    return lambda: load(arguments.config, environ=os.environ)
+
+
+def _refuse(arguments: argparse.Namespace, error: ConfigError) -> int:
+    if arguments.json:
+        _print_json({"ok": False, "refusals": list(error.refusals)})
+    else:
+        for refusal in error.refusals:
+            print(refusal, file=sys.stderr)
+    return UNUSABLE
+
+
+def _fail(arguments: argparse.Namespace, why: str) -> int:
+    if arguments.json:
+        _print_json({"ok": False, "error": why})
+    else:
+        print(f"dsr-agent: {why}", file=sys.stderr)
+    return NOT_IN_SYNC
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))

@@ -1,0 +1,51 @@
+"""From *these keys changed* to *look there*: the cost of a change must not be the cost of all VIPs. Pure."""
+
+from __future__ import annotations
+
+from dsr_agent.reconcile.resolve import stand_in_name
+from dsr_agent.state.model import (
+    EVERYTHING,
+    ROUTES,
+    AddressKey,
+    Changes,
+    Desired,
+    LinkKey,
+    LocalOf,
+    Scope,
+    SysctlKey,
+)
+
+
+def scope_of(changes: Changes, desired: Desired, ours: frozenset[str]) -> Scope:
+    """
+    Where to look after *changes*; empty when none of them concerns us.
+
+    *ours* are the links that carried our mark when last looked at. What is not covered here (somebody setting our
+    mark on a link, say) is found by the slow resync.
+    """
+    if changes.lost:
+        return EVERYTHING
+    ours |= frozenset(desired.tunnels) | frozenset(stand_in_name(name) for name in desired.tunnels)
+    watched = ours | {tunnel.local.link for tunnel in desired.tunnels.values() if isinstance(tunnel.local, LocalOf)}
+    addresses = set()
+    host = False
+    for key in changes.keys:
+        if isinstance(key, AddressKey):
+            if key in desired.addresses:
+                addresses.add(key)
+            else:
+                host |= key.ip.version == 4 or key.link in ours
+        elif isinstance(key, LinkKey):
+            if key.name in desired.devices:
+                return EVERYTHING  # its VIPs may have gone with it, or have to come
+            host |= key.name in watched
+        elif isinstance(key, SysctlKey):
+            host |= key.path.rsplit("/", 1)[-1] in ours | {"all"}
+        elif key == ROUTES:
+            host = True
+    return Scope(host=host, addresses=frozenset(addresses))
+
+
+def only_routes(changes: Changes) -> bool:
+    """Whether nothing but routes changed: a routing daemon may do that by the thousand, and it can wait a little."""
+    return not changes.lost and changes.keys == {ROUTES}

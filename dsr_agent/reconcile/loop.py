@@ -1,0 +1,291 @@
+"""
+The loop: observe, plan, apply, observe again, report; then wait until there is a reason for the next pass.
+
+The only part of this room that awaits anything. It speaks to the kernel through `Kernel` and to time through `Clock`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Protocol
+
+from dsr_agent.kernel.port import Kernel
+from dsr_agent.reconcile import cadence
+from dsr_agent.reconcile.delta import only_routes, scope_of
+from dsr_agent.reconcile.plan import plan
+from dsr_agent.reconcile.resolve import targets
+from dsr_agent.state.actions import Action, LoadModule, Plan
+from dsr_agent.state.errors import DsrError, NotYet
+from dsr_agent.state.marks import owns_link
+from dsr_agent.state.model import EVERYTHING, HOST, Changes, Desired, Key, Observed, Scope
+from dsr_agent.state.report import Cause, Outcome, Report, Result
+
+# A step can bring to light the next one (a link adopted under its own name, say); more turns than this mean that
+# somebody undoes us while we work, and that is for the next pass.
+_TURNS = 3
+# Finding out who undid something means reading other processes' tables: worth it for a few, not for 10,000 VIPs.
+_BLAMED_AT_MOST = 3
+
+
+class Clock(Protocol):
+    """Steady time, in seconds."""
+
+    def now(self) -> float:
+        """The time now."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often to look without being told, in seconds: at what is not announced, and at everything."""
+
+    poll: float = 5.0
+    resync: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wake:
+    scope: Scope
+    cause: Cause
+    by: Mapping[Key, int]
+    lost: bool = False
+
+
+class Reconciler:
+    """
+    Keeps one host as the file says.
+
+    *publish* gets every `Report`. `reload` and `stop` may be called at any time from the same event loop.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        desired: Desired,
+        *,
+        clock: Clock,
+        publish: Callable[[Report], None],
+        rhythm: Rhythm | None = None,
+    ) -> None:
+        self._kernel = kernel
+        self._desired = desired
+        self._clock = clock
+        self._publish = publish
+        self._rhythm = rhythm or Rhythm()
+        self._fights = cadence.Fights()
+        self._retry = cadence.Retry()
+        self._ours: frozenset[str] = frozenset()
+        self._undone = Scope()
+        self._due: dict[str, float] = {}
+        self._nudge = asyncio.Event()
+        self._reload = False
+        self._stopping = False
+        self._changes: asyncio.Task[Changes] | None = None
+
+    def reload(self, desired: Desired, rhythm: Rhythm | None = None) -> None:
+        """Go on with another file."""
+        self._desired = desired
+        self._rhythm = rhythm or self._rhythm
+        self._reload = True
+        self._nudge.set()
+
+    def stop(self) -> None:
+        """Finish the pass that is under way and return from `run`; the host stays as it is."""
+        self._stopping = True
+        self._nudge.set()
+
+    async def run(self) -> None:
+        """Passes until `stop`: one over everything at once, then whenever there is a reason."""
+        wake: _Wake | None = _Wake(EVERYTHING, Cause.START, {})
+        try:
+            while wake and not self._stopping:
+                await self.one_pass(wake.scope, wake.cause, wake.by, wake.lost)
+                wake = await self._next()
+        finally:
+            if self._changes:
+                self._changes.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._changes
+
+    # --- one pass --------------------------------------------------------------------------------------------------
+
+    async def one_pass(
+        self, scope: Scope, cause: Cause = Cause.DRIFT, by: Mapping[Key, int] | None = None, lost: bool = False
+    ) -> Report:
+        """Look, decide, do, look again; publish and return what came of it."""
+        started = self._clock.now()
+        held = self._fights.held(started)
+        observed = await self._observe(scope)
+        first = todo = plan(self._desired, observed, scope)
+        outcomes: list[Outcome] = []
+        # The second look needs no dump of addresses: what was done was announced before it was acknowledged.
+        again = replace(scope, everything=False)
+        for _ in range(_TURNS):
+            if not todo.actions:
+                break
+            done = await carry_out(self._kernel, todo.actions, held)
+            outcomes += done
+            observed = await self._observe(again)
+            todo = plan(self._desired, observed, scope)
+            if not any(outcome.result is Result.DONE for outcome in done):
+                break
+        finished = self._clock.now()
+        if cause is Cause.DRIFT:
+            self._fights.repaired(_repaired(outcomes), finished)
+        report = Report(
+            scope=scope,
+            cause=cause,
+            plan=first,
+            outcomes=tuple(outcomes),
+            remaining=todo,
+            seconds=finished - started,
+            by=await self._blame(outcomes, by or {}),
+            fights=self._fights.going_on(finished),
+            lost=lost,
+        )
+        self._schedule(report, finished)
+        self._publish(report)
+        return report
+
+    async def _observe(self, scope: Scope) -> Observed:
+        observed = await self._kernel.observe(scope, targets(self._desired) if scope.host else ())
+        if scope.host:
+            self._ours = frozenset(name for name, link in observed.links.items() if owns_link(link))
+        return observed
+
+    async def _blame(self, outcomes: Iterable[Outcome], by: Mapping[Key, int]) -> dict[Key, str]:
+        ports = {outcome.action.key: by[outcome.action.key] for outcome in outcomes if outcome.action.key in by}
+        return {key: await self._kernel.who(port) for key, port in list(ports.items())[:_BLAMED_AT_MOST]}
+
+    # --- waiting ---------------------------------------------------------------------------------------------------
+
+    def _schedule(self, report: Report, now: float) -> None:
+        """Set the times of the next passes that nobody has to ask for."""
+        if report.scope.everything:
+            self._due["resync"] = now + self._rhythm.resync
+        if report.scope.host:
+            self._due["poll"] = now + self._rhythm.poll
+        undone = bool(report.remaining.actions)
+        self._retry = self._retry.after(undone)
+        if undone:
+            self._undone |= report.scope
+            self._due["retry"] = now + self._retry.delay
+        else:
+            self._undone = Scope()
+            self._due.pop("retry", None)
+        if (release := self._fights.next_release(now)) is not None:
+            self._due["retry"] = min(self._due.get("retry", release), release)
+
+    async def _next(self) -> _Wake | None:
+        """Wait for the next reason to look, and say where; None when stopping."""
+        while not self._stopping:
+            if self._reload:
+                self._reload = False
+                return _Wake(EVERYTHING, Cause.RELOAD, {})
+            changes = await self._wait(min(self._due.values()))
+            if changes:
+                wake = self._concern(await self._collect(changes))
+                if wake:
+                    return wake
+            now = self._clock.now()
+            for name, scope, cause in (
+                ("resync", EVERYTHING, Cause.DRIFT),
+                ("retry", self._undone or HOST, Cause.RETRY),
+                ("routes", HOST, Cause.DRIFT),
+                ("poll", HOST, Cause.DRIFT),
+            ):
+                if self._due.get(name, now + 1) <= now:
+                    del self._due[name]
+                    return _Wake(scope, cause, {})
+        return None
+
+    def _concern(self, changes: Changes) -> _Wake | None:
+        """What *changes* mean for us, if anything."""
+        if only_routes(changes):
+            self._due.setdefault("routes", self._clock.now() + cadence.ROUTES_DELAY)
+            return None
+        scope = scope_of(changes, self._desired, self._ours)
+        return _Wake(scope, Cause.DRIFT, changes.by, changes.lost) if scope else None
+
+    async def _collect(self, changes: Changes) -> Changes:
+        """Go on collecting until a quiet moment, or until it has taken long enough."""
+        latest = self._clock.now() + cadence.LONGEST_COLLECTING
+        while self._clock.now() < latest and not self._stopping:
+            more = await self._wait(self._clock.now() + cadence.QUIET)
+            if more is None:
+                break
+            changes = Changes(changes.keys | more.keys, {**changes.by, **more.by}, changes.lost or more.lost)
+        return changes
+
+    async def _wait(self, until: float) -> Changes | None:
+        """The next announcements, or None at *until* or when nudged."""
+        if self._changes is None:
+            self._changes = asyncio.create_task(self._kernel.changes())
+        timer = asyncio.create_task(self._clock.sleep(max(until - self._clock.now(), 0.0)))
+        nudge = asyncio.create_task(self._nudge.wait())
+        try:
+            await asyncio.wait({self._changes, timer, nudge}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (timer, nudge):
+                task.cancel()
+        self._nudge.clear()
+        if self._changes.done():
+            changes, self._changes = self._changes.result(), None
+            return changes
+        return None
+
+
+async def carry_out(kernel: Kernel, actions: Sequence[Action], held: Collection[Key] = ()) -> list[Outcome]:
+    """
+    Do *actions* in order, leaving out those whose key is *held* and those that need something that was not done.
+
+    Actions that need nothing of each other go to the kernel together.
+    """
+    outcomes: list[Outcome] = []
+    undone: dict[Key, str] = {}
+    for _, run in groupby(actions, key=type):
+        ready: list[Action] = []
+        for action in run:
+            if action.key in held:
+                outcomes.append(_not_done(action, Result.HELD, "held back, because somebody keeps undoing it"))
+            elif reason := next((undone[key] for key in action.needs if key in undone), None):
+                outcomes.append(_not_done(action, Result.SKIPPED, f"skipped: {reason}"))
+            else:
+                ready.append(action)
+        outcomes += await kernel.apply(ready) if ready else ()
+        for outcome in outcomes:
+            if outcome.result is not Result.DONE and not isinstance(outcome.action, LoadModule):
+                undone.setdefault(outcome.action.key, f"it waits for {outcome.action.key}")
+    return outcomes
+
+
+def _not_done(action: Action, result: Result, why: str) -> Outcome:
+    error: DsrError = NotYet(f"cannot {action} now ({why})")
+    return Outcome(action, result, error)
+
+
+def _repaired(outcomes: Iterable[Outcome]) -> set[Key]:
+    return {
+        outcome.action.key
+        for outcome in outcomes
+        if outcome.result is Result.DONE and not isinstance(outcome.action, LoadModule)
+    }
+
+
+async def apply_once(kernel: Kernel, desired: Desired, clock: Clock) -> Report:
+    """One pass over everything, for ``dsr-agent apply``."""
+    return await Reconciler(kernel, desired, clock=clock, publish=lambda report: None).one_pass(EVERYTHING, Cause.START)
+
+
+async def plan_now(kernel: Kernel, desired: Desired) -> tuple[Plan, Observed]:
+    """What ``dsr-agent plan`` prints: one look at everything, and nothing done."""
+    observed = await kernel.observe(EVERYTHING, targets(desired))
+    return plan(desired, observed, EVERYTHING), observed

@@ -1,0 +1,163 @@
+"""
+One log line for each change of state, in words an operator understands. A quiet hour is a quiet journal.
+
+Pure: `Narrator.tell` is given one `Report` after the other and returns what is worth saying about it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+from dsr_agent.state.actions import (
+    Action,
+    AddAddress,
+    AddLink,
+    BringUp,
+    ChangeLink,
+    DeleteAddress,
+    DeleteLink,
+    LoadModule,
+    MarkLink,
+    RenameLink,
+    ReplaceAddress,
+    WriteSysctl,
+)
+from dsr_agent.state.model import Desired, Key
+from dsr_agent.state.report import Cause, Report, Result
+
+# More of one kind than this in one pass is told as a number.
+_ONE_BY_ONE = 5
+
+
+class Line(NamedTuple):
+    """A log line: its level (of `logging`) and its text."""
+
+    level: int
+    text: str
+
+
+class Narrator:
+    """Remembers what has been said, so that nothing is said twice."""
+
+    def __init__(self, desired: Desired) -> None:
+        self._desired = desired
+        self._troubles: dict[Key, str] = {}
+        self._fights: frozenset[Key] = frozenset()
+        self._out_of_sync_passes = 0
+
+    def reload(self, desired: Desired) -> None:
+        """Go on with another file."""
+        self._desired = desired
+
+    def tell(self, report: Report) -> list[Line]:
+        """What is new in *report*."""
+        lines = list(self._done(report))
+        if report.lost:
+            lines.insert(0, Line(logging.WARNING, "announcements of the kernel were lost; everything was read back"))
+        lines += self._troubled(report)
+        lines += self._fought(report)
+        return lines
+
+    def _done(self, report: Report) -> Iterator[Line]:
+        done = [outcome.action for outcome in report.outcomes if outcome.result is Result.DONE]
+        if report.cause in (Cause.START, Cause.RELOAD):
+            steps = f"{len(done)} step{'s' * (len(done) != 1)}" if done else "nothing to do"
+            state = "in sync" if report.in_sync else "not in sync"
+            what = "started" if report.cause is Cause.START else "read the file again"
+            yield Line(logging.INFO, f"{what}: {self._declared()}; {steps}, {state} after {_time(report.seconds)}")
+            for adopted in [action for action in done if action.why.startswith("adopted")][:_ONE_BY_ONE]:
+                yield Line(logging.INFO, f"{self._subject(adopted)}: {adopted.why}")
+            return
+        level = logging.WARNING if report.cause is Cause.DRIFT else logging.INFO
+        visible = [action for action in done if not _is_part_of_making(action)]
+        for kind, run in groupby(visible, key=lambda action: (type(action), action.why)):
+            actions = list(run)
+            if len(actions) > _ONE_BY_ONE:
+                yield Line(level, f"{len(actions)} x {_verb(actions[0])} ({kind[1]}), {_time(report.seconds)}")
+                continue
+            for action in actions:
+                by = f", by {report.by[action.key]}" if action.key in report.by else ""
+                why = f" ({action.why}{by})" if action.why else ""
+                yield Line(level, f"{self._subject(action)}: {_verb(action)}{why}, {_time(report.seconds)}")
+
+    def _troubled(self, report: Report) -> Iterator[Line]:
+        """Problems that are new, and the news that there are none any more."""
+        now = {problem.key: str(problem.error) for problem in report.problems}
+        fresh = [(key, text) for key, text in now.items() if self._troubles.get(key) != text]
+        for key, text in fresh[:_ONE_BY_ONE]:
+            yield Line(logging.ERROR, f"{self._named(key)}: {text}")
+        if len(fresh) > _ONE_BY_ONE:
+            yield Line(logging.ERROR, f"and {len(fresh) - _ONE_BY_ONE} more; see dsr-agent status")
+        self._troubles = now if report.scope.everything or now else self._still(report)
+        if now:
+            self._out_of_sync_passes += 1
+        elif not self._troubles and self._out_of_sync_passes:
+            yield Line(logging.INFO, "in sync again")
+            self._out_of_sync_passes = 0
+
+    def _still(self, report: Report) -> dict[Key, str]:
+        """A pass that looked at a part only cannot say that the rest is well."""
+        if report.scope.host:
+            return {}
+        return {key: text for key, text in self._troubles.items() if key not in report.scope.addresses}
+
+    def _fought(self, report: Report) -> Iterator[Line]:
+        for key in sorted(report.fights.keys() - self._fights, key=str):
+            by = f" (last by {report.by[key]})" if key in report.by else ""
+            times = report.fights[key]
+            yield Line(
+                logging.ERROR,
+                f"{self._named(key)}: somebody keeps undoing it, {times} times within a minute{by}; "
+                "repairing it less often from now on",
+            )
+        for key in sorted(self._fights - report.fights.keys(), key=str):
+            yield Line(logging.INFO, f"{self._named(key)}: left in peace again")
+        self._fights = frozenset(report.fights)
+
+    # --- words -----------------------------------------------------------------------------------------------------
+
+    def _declared(self) -> str:
+        tunnels, vips = len(self._desired.tunnels), len(self._desired.vips)
+        return f"{tunnels} tunnel{'s' * (tunnels != 1)}, {vips} VIP{'s' * (vips != 1)}"
+
+    def _subject(self, action: Action) -> str:
+        return self._named(action.key)
+
+    def _named(self, key: Key) -> str:
+        if key in self._desired.vips:
+            return f"VIP {key}"
+        if str(key) in self._desired.tunnels:
+            return f"tunnel {key}"
+        return str(key)
+
+
+def _is_part_of_making(action: Action) -> bool:
+    """Steps that only complete another one: told with it."""
+    return isinstance(action, LoadModule) or action.why in ("a new link", "loose reverse-path filtering needs it")
+
+
+_VERBS: dict[type, str] = {
+    AddAddress: "put back",
+    ReplaceAddress: "marked as ours",
+    DeleteAddress: "removed",
+    AddLink: "made again",
+    ChangeLink: "changed back in place",
+    MarkLink: "marked as ours",
+    RenameLink: "renamed",
+    BringUp: "brought up",
+    DeleteLink: "removed",
+    LoadModule: "loaded",
+}
+
+
+def _verb(action: Action) -> str:
+    if isinstance(action, WriteSysctl):
+        return f"set to {action.sysctl.value}"
+    return _VERBS[type(action)]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
