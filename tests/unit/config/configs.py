@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from dsr_agent.state.errors import ConfigError
 TUNNEL = '[[tunnel]]\nencapsulation = "ipip"\nload_balancers = ["10.1.0.5"]\n'
 VIP = '[[vip]]\naddress = "192.0.2.10"\n'
 MAIN = "dsr-agent.toml"
+# How the validation library speaks, and Python.
+JARGON = re.compile(
+    r"[Pp]ydantic|[Ii]nput should|[Vv]alue.error|errors\.|input_value|[Ff]ield required|[Ee]xtra inputs"
+    r"|[Dd]efault.factory|<class|object at 0x|\bNone\b|NoneType|\bdict\b|\btuple\b|\bstr\b|[Ii]nstance of"
+    r"|_type\b|Error\b"
+)
 
 
 def write(directory: Path, text: str, files: Mapping[str, str] | None = None) -> Path:

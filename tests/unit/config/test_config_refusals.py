@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from configs import MAIN, refused
+from configs import JARGON, MAIN, refused
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
 from dsr_agent.config.refusals import translate
 
 CASES = Path(__file__).parent / "cases"
-JARGON = re.compile(
-    r"pydantic|input should|value.error|errors\.|https?://|input_value|field required|extra inputs|default factory"
-    r"|<class|object at 0x|none(type)?\b|valid (string|dict|tuple|list|integer)|instance of",
-    re.IGNORECASE,
-)
 
 
 def blocks(name: str) -> Iterator[tuple[str, str]]:
