@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from dsr_agent.config.origins import Place
 from dsr_agent.config.settings import TunnelSettings, VipSettings
-from dsr_agent.config.wording import KeyPath, closest, quoted, show
+from dsr_agent.config.wording import KeyPath, closest, show
 from dsr_agent.state.model import Ip
 
 # An entry is None where it could not be read: it is refused on its own, and the others are still held together.
@@ -15,6 +15,8 @@ Tunnels = Sequence[TunnelSettings | None]
 Vips = Sequence[VipSettings | None]
 Where = Callable[[KeyPath], Place]
 Refusal = tuple[Place, str]
+
+SHOWN = 10  # of many tunnels, so many are named, or tried as what a wrong name may have meant
 
 
 def disagreements(tunnels: Tunnels, vips: Vips, where: Where, names: Set[str] | None = None) -> Iterator[Refusal]:
@@ -124,12 +126,13 @@ def _vip_of_a_host(tunnels: Tunnels, vips: Vips, where: Where) -> Iterator[Refus
 
 
 def _unknown_tunnels(vips: Vips, where: Where, names: Set[str]) -> Iterator[Refusal]:
+    known = sorted(names)[:SHOWN]
     for index, vip in enumerate(vips):
         for entry, name in enumerate((vip and vip.tunnels) or ()):
             if name in names:
                 continue
-            near = closest(name, sorted(names))
+            near = closest(name, known)
             instead = f'did you mean "{near}"?' if near else "there is none at all"
             if names and not near:
-                instead = f"there is {quoted(sorted(names))}"
+                instead = f"there is {', '.join(known)}" + (" and more" if len(names) > SHOWN else "")
             yield where(("vip", index, "tunnels", entry)), f"no tunnel is named {show(name)}: {instead}"

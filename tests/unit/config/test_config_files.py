@@ -109,9 +109,15 @@ def test_an_enormous_file_is_not_even_opened(tmp_path: Path, monkeypatch: pytest
     assert refusals(path) == [MAIN + TOO_LARGE]
 
 
-def test_a_file_that_grows_while_it_is_read_is_read_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path, "#" * 100)
+def test_a_file_that_was_enormous_after_all_is_read_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "")
+    os.truncate(path, 1 << 43)  # more than there is memory
     monkeypatch.setattr(files, "_check", lambda status: None)
+    assert refusals(path) == [MAIN + TOO_LARGE]
+
+
+def test_the_largest_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "#" * 100)
     monkeypatch.setattr(files, "LARGEST", 99)
     assert len(refusals(path)) == 1
     monkeypatch.setattr(files, "LARGEST", 100)

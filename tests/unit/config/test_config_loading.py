@@ -82,6 +82,17 @@ def test_a_vip_inside_of_a_load_balancer_prefix_is_fine(tmp_path: Path) -> None:
     text = TUNNEL.replace("10.1.0.5", "10.1.0.0/24") + VIP.replace("192.0.2.10", "10.1.0.77")
 
     assert loaded(tmp_path, text).warnings == ()
+    assert loaded(tmp_path, text.replace("10.1.0.77", "10.1.0.0")).warnings == ()
+
+
+def test_a_local_inside_of_a_load_balancer_prefix_is_fine(tmp_path: Path) -> None:
+    loaded(tmp_path, TUNNEL.replace("10.1.0.5", "10.1.0.0/24") + 'local = "10.1.0.0"\n')
+
+
+def test_the_bounds_belong_to_what_is_allowed(tmp_path: Path) -> None:
+    for low, high in ((1, 0.5), (3600, 60)):
+        agent = loaded(tmp_path, f"[agent]\nresync_interval = {low}\npoll_interval = {high}\n").settings.agent
+        assert (agent.resync_interval, agent.poll_interval) == (low, high)
 
 
 def test_one_gre_tunnel_for_each_key_and_one_without(tmp_path: Path) -> None:
@@ -145,6 +156,12 @@ def test_the_environment_goes_above_the_file(tmp_path: Path) -> None:
     agent = settings.agent
     assert (agent.log_level, agent.resync_interval, agent.poll_interval, agent.arp) == ("debug", 90, 0.5, "ignore")
     assert settings.http.listen == ("[::]:80",)
+
+
+def test_the_environment_does_not_hide_that_a_section_is_no_table(tmp_path: Path) -> None:
+    assert refused(tmp_path, "agent = 3\n", DSR_AGENT_AGENT__LOG_LEVEL="debug") == [
+        f"{MAIN}:1: agent: found 3: write [agent], with its keys below it"
+    ]
 
 
 def test_lists_of_the_environment_replace_those_of_the_files_with_a_warning(tmp_path: Path) -> None:

@@ -84,6 +84,19 @@ def test_a_text_that_would_cost_too_much_is_left_without_lines() -> None:
     assert line_of(("http",), lines) == 0
 
 
+def test_a_long_list_does_not_cost_too_much() -> None:
+    lines = lines_of("load_balancers = [\n" + '"10.1.0.5",\n' * 3000 + "]\n[http]\n")
+
+    assert lines == {("load_balancers",): 1, ("http",): 3003}
+
+
+def test_what_is_nested_deeper_than_anything_of_ours_is_not_followed() -> None:
+    # Following it would cost the square of its depth.
+    lines = lines_of("[" + "a." * 500 + "a]\n" + "b." * 500 + "b = 1\n")
+
+    assert {len(path) for path in lines} == {8}
+
+
 def test_good_files_are_not_searched_for_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsr_agent.config.origins.lines_of", None)
 
