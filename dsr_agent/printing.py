@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsr_agent.config import Loaded
-from dsr_agent.reconcile.resolve import Wanted
+from dsr_agent.reconcile.resolve import Wanted, stand_in_name
 from dsr_agent.state.actions import Action, Plan, Problem
-from dsr_agent.state.model import Desired, Key, Observed, TunnelKey
+from dsr_agent.state.model import Desired, Key, LinkKey, Observed, TunnelKey
 from dsr_agent.state.report import Outcome, Report, Result
 
 # What a person reads on one screen; the rest is counted. JSON always has all of it.
@@ -57,7 +57,7 @@ def plan(todo: Plan) -> str:
     """The steps and why, then what cannot be had."""
     if not todo:
         return "in sync: nothing to do"
-    lines = [f"{action}  ({action.why})" if action.why else str(action) for action in todo.actions]
+    lines = [f"{action}  ({action.why})" for action in todo.actions]
     return "\n".join([*_some(lines), *_some([f"cannot: {problem}" for problem in todo.problems])])
 
 
@@ -137,17 +137,19 @@ def status_json(now: Status) -> dict[str, Any]:
 def _troubles(todo: Plan) -> dict[Key, list[str]]:
     found: dict[Key, list[str]] = {}
     for action in todo.actions:
-        found.setdefault(action.key, []).append(f"{action}" + (f" ({action.why})" if action.why else ""))
+        if not action.why.is_part:
+            found.setdefault(action.key, []).append(f"{action} ({action.why})")
     for problem in todo.problems:
         found.setdefault(problem.key, []).append(str(problem.error))
     return found
 
 
 def _keys_of_tunnel(name: str, now: Status) -> list[Key]:
-    """Every key that belongs to a tunnel: itself, its link, the link's sysctls and its address."""
+    """Every key that belongs to a tunnel: itself, its link and what replaces it, the sysctls and the address."""
     carried = [item.link for item in now.wanted.carried if item.tunnel.name == name]
     links = {link.name for link in carried} | {name}
-    keys: list[Key] = [TunnelKey(name), *(link.key for link in carried)]
+    keys: list[Key] = [TunnelKey(name), *(LinkKey(link) for link in links)]
+    keys += [LinkKey(stand_in_name(link)) for link in links]
     keys += [sysctl.key for link, sysctl in now.wanted.sysctls if link in links]
     keys += [key for key in now.wanted.addresses if key.link in links]
     return keys

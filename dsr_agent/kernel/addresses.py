@@ -131,6 +131,16 @@ def read(channel: Channel, names: Mapping[int, str]) -> dict[AddressKey, Address
     return found
 
 
+def look_up(channel: Channel, key: AddressKey, index: int, names: Mapping[int, str]) -> Address | None:
+    """One IPv6 address, by one question (IPv4 has no such question); None if it is not there."""
+    body = _IFADDRMSG.pack(socket.AF_INET6, 0, 0, 0, index) + attribute(_IFA_ADDRESS, key.ip.packed)
+    try:
+        address = parse(channel.ask(RTM_GETADDR, body).body, names)
+    except OSError:
+        return None
+    return address if address and address.key == key else None
+
+
 def write(channel: Channel, actions: Sequence[AddressAction], indexes: Mapping[str, int]) -> list[Outcome]:
     """Carry out at most `BATCH` address actions in one send; one outcome each, in order."""
     assert len(actions) <= BATCH

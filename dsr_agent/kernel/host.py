@@ -37,6 +37,9 @@ from dsr_agent.state.model import (
 )
 from dsr_agent.state.report import Outcome, Result
 
+# Looking up more addresses than this one by one costs more than reading them all.
+_FEW = 64
+
 
 class Host:
     """
@@ -55,6 +58,7 @@ class Host:
         self._names: dict[int, str] = {}
         self._copy: dict[AddressKey, Address] = {}
         self._copy_good = False
+        self._unannounced: set[AddressKey] = set()
         self._keys: set[Key] = set()
         self._by: dict[Key, int] = {}
         self._lost = False
@@ -71,7 +75,11 @@ class Host:
         asyncio.get_running_loop().remove_reader(self._watched)
         self._monitor.close()
         self._channel.close()
-        await self._writer.close()
+        self._writer.close()
+
+    async def warm_up(self) -> None:
+        """Get ready for repairs, once the first pass is done and nothing waits."""
+        await self._writer.warm_up()
 
     @property
     def messages_sent(self) -> int:
@@ -93,10 +101,12 @@ class Host:
             by_index = links.read(self._channel)
             self._rename({index: link.name for index, link in by_index.items()})
             found_links = {link.name: link for link in by_index.values()}
-        if scope.everything or not self._copy_good:
+        if scope.everything or not self._copy_good or len(self._unannounced) > _FEW:
             self._copy = addresses.read(self._channel, self._names)
             self._copy_good = True
+            self._unannounced.clear()
             self._take_in()
+        self._look_up_unannounced()
         values: dict[SysctlKey, int] = {}
         sources: dict[IPv4Address, IPv4Address] = {}
         modules: frozenset[str] = frozenset()
@@ -105,6 +115,14 @@ class Host:
             modules = self._modules.present(MODULE_OF_KIND.values())
             sources = routes.sources(self._channel, targets)
         return Observed(found_links, dict(self._copy), values, sources, modules)
+
+    def _look_up_unannounced(self) -> None:
+        """Ask for the IPv6 addresses that were just added: their announcement comes after the acknowledgement."""
+        indexes = {name: index for index, name in self._names.items()}
+        for key in self._unannounced:
+            if address := addresses.look_up(self._channel, key, indexes.get(key.link, 0), self._names):
+                self._copy[key] = address
+        self._unannounced.clear()
 
     def _links_with_sysctls(self, found: dict[str, Link]) -> list[str]:
         """Tunnels, and what speaks ARP and has an IPv4 address; never a thousand unnumbered container ports."""
@@ -219,6 +237,9 @@ class Host:
         while batch := list(islice(remaining, netlink.BATCH)):
             indexes = {name: index for index, name in self._names.items()}
             outcomes += addresses.write(self._channel, batch, indexes)
+            self._unannounced.update(
+                action.key for action in batch if action.key.ip.version == 6 and not isinstance(action, DeleteAddress)
+            )
             await asyncio.sleep(0)  # others' turn: 10,000 additions take a while
         return outcomes
 

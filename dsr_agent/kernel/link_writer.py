@@ -2,12 +2,14 @@
 What is rare enough for a general library: making, changing and removing links.
 
 pyroute2 is imported when the first of these is needed, because importing it takes longer than everything else this
-program does at start (facts A7); an agent that finds all in order never pays for it.
+program does at start (facts A7): a start that finds all in order has the data plane proven before it is paid for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import importlib
 from collections.abc import Awaitable, Callable
 from socket import if_nametoindex
 from typing import Any
@@ -27,11 +29,15 @@ class LinkWriter:
         self._modules = modules
         self._route: Any = None
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give the sockets back."""
         if self._route is not None:
-            await self._route.close()
+            self._route.close()
             self._route = None
+
+    async def warm_up(self) -> None:
+        """Have pyroute2 imported, aside, so that the first repair does not wait for it."""
+        await asyncio.to_thread(importlib.import_module, "pyroute2")
 
     async def _open(self) -> Any:
         if self._route is None:
@@ -62,6 +68,8 @@ class LinkWriter:
             return self._explain(action, error)
         except OSError as error:
             return explain(error.errno or 0, f"cannot {action}", str(error))
+        except Exception as error:  # pyroute2 raises whatever it likes; one step must not end the agent
+            return Bug(f"cannot {action}: {error!r}")
         return None
 
     def _explain(self, action: Action, error: Any) -> DsrError | None:
@@ -84,7 +92,7 @@ class LinkWriter:
 
     async def _change(self, action: ChangeLink) -> None:
         route = await self._open()
-        await route.link("change", index=if_nametoindex(action.link.name), **arguments(action.link))
+        await route.link("set", index=if_nametoindex(action.link.name), **arguments(action.link))
 
     async def _mark(self, action: MarkLink) -> None:
         await self._set(action.name, group=action.group, ifalias=action.alias)

@@ -18,10 +18,10 @@ from dsr_agent.reconcile import cadence
 from dsr_agent.reconcile.delta import only_routes, scope_of
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.resolve import targets
-from dsr_agent.state.actions import Action, LoadModule, Plan
-from dsr_agent.state.errors import DsrError, NotYet
+from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
+from dsr_agent.state.errors import DsrError, NotYet, Transient
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, HOST, Changes, Desired, Key, Observed, Scope
+from dsr_agent.state.model import EVERYTHING, HOST, ROUTES, Changes, Desired, Key, Observed, Scope
 from dsr_agent.state.report import Cause, Outcome, Report, Result
 
 # A step can bring to light the next one (a link adopted under its own name, say); more turns than this mean that
@@ -107,7 +107,10 @@ class Reconciler:
         wake: _Wake | None = _Wake(EVERYTHING, Cause.START, {})
         try:
             while wake and not self._stopping:
-                await self.one_pass(wake.scope, wake.cause, wake.by, wake.lost)
+                try:
+                    await self.one_pass(wake.scope, wake.cause, wake.by, wake.lost)
+                except OSError as error:
+                    self._not_seen(wake, error)
                 wake = await self._next()
         finally:
             if self._changes:
@@ -164,6 +167,17 @@ class Reconciler:
     async def _blame(self, outcomes: Iterable[Outcome], by: Mapping[Key, int]) -> dict[Key, str]:
         ports = {outcome.action.key: by[outcome.action.key] for outcome in outcomes if outcome.action.key in by}
         return {key: await self._kernel.who(port) for key, port in list(ports.items())[:_BLAMED_AT_MOST]}
+
+    def _not_seen(self, wake: _Wake, error: OSError) -> None:
+        """The kernel refused even to be looked at (no memory, say): say so, and try again."""
+        now = self._clock.now()
+        problem = Problem(ROUTES, Transient(f"the kernel cannot be read: {error.strerror or error}"))
+        report = Report(wake.scope, wake.cause, remaining=Plan((), (problem,)))
+        self._retry = self._retry.after(undone=True)
+        self._undone |= wake.scope
+        self._due.setdefault("resync", now + self._rhythm.resync)
+        self._due["retry"] = now + self._retry.delay
+        self._publish(report)
 
     # --- waiting ---------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from dsr_agent.reconcile.resolve import (
     resolve,
     stand_in_name,
     tunnel_address,
-    tunnel_sysctls,
 )
 from dsr_agent.state.actions import (
     Action,
@@ -34,6 +33,7 @@ from dsr_agent.state.actions import (
     Problem,
     RenameLink,
     ReplaceAddress,
+    Why,
     WriteSysctl,
 )
 from dsr_agent.state.errors import Foreign, NotYet
@@ -52,11 +52,6 @@ from dsr_agent.state.model import (
     SysctlKey,
 )
 from dsr_agent.tunnels import carrier
-
-ADOPTED = "adopted: it was there already, identical and unmarked"
-UNMARKED = "its mark was wiped"
-MISSING = "it is missing"
-CHANGED = "it was changed"
 
 
 @dataclass
@@ -113,7 +108,7 @@ def _plan_devices(desired: Desired, observed: Observed, steps: _Steps) -> frozen
             error = NotYet(f"VIPs wait for device {name}, which is not there", 'create it, or write device = "lo"')
             steps.problems.append(Problem(LinkKey(name), error))
         elif not link.up and name == "lo":
-            steps.first.append(BringUp(name, "it is down, so its VIPs are not accepted"))
+            steps.first.append(BringUp(name, Why.DOWN))
         elif not link.up:
             error = NotYet(f"device {name} is down, so its VIPs are not accepted", f"ip link set {name} up")
             steps.problems.append(Problem(LinkKey(name), error))
@@ -131,19 +126,19 @@ def _plan_vip(
     found = observed.addresses.get(key)
     if wanted is None:
         if found and owns_address(found):
-            steps.last.append(DeleteAddress(found, "it is not in the file (any more)"))
+            steps.last.append(DeleteAddress(found, Why.UNWANTED))
         return
     if other := elsewhere.get(key.ip):
         steps.problems.append(Problem(key, _taken(key, other)))
     if found is None:
         if other and other.link == key.link:
             return  # IPv6 knows an address on a link by the address alone
-        steps.vips.append(AddAddress(wanted, MISSING))
+        steps.vips.append(AddAddress(wanted, Why.MISSING))
     elif not owns_address(found):
         if observed.keeps_proto or found.ip.version == 4:
-            steps.vips.append(ReplaceAddress(wanted, ADOPTED))
+            steps.vips.append(ReplaceAddress(wanted, Why.ADOPTED))
     elif _differs(wanted, found, observed):
-        why = UNMARKED if found.proto != wanted.proto else CHANGED
+        why = Why.UNMARKED if found.proto != wanted.proto else Why.CHANGED
         steps.vips.append(ReplaceAddress(wanted, why))
 
 
@@ -193,13 +188,13 @@ def _plan_tunnels(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
             blocked.add(item.link.name)
     for name, sysctl in wanted.sysctls:
         if name in observed.links and name not in blocked and not _satisfied(sysctl, observed):
-            steps.links.append(WriteSysctl(sysctl, name, CHANGED))
+            steps.links.append(WriteSysctl(sysctl, name, Why.CHANGED))
     for item in wanted.carried:
         name = item.link.name
         if name in observed.links and name not in blocked:
             steps.links += _address_steps(name, observed)
             if not observed.links[name].up:
-                steps.links.append(BringUp(name, "it is down"))
+                steps.links.append(BringUp(name, Why.DOWN))
 
 
 def _plan_link(item: Carried, observed: Observed, steps: _Steps) -> bool:
@@ -223,7 +218,7 @@ def _plan_link(item: Carried, observed: Observed, steps: _Steps) -> bool:
         _plan_change(item, found, observed, steps)
     if found.group != wanted.group or found.alias != wanted.alias:
         ours = owns_link(found)
-        steps.links.append(MarkLink(wanted.name, wanted.group, wanted.alias, UNMARKED if ours else ADOPTED))
+        steps.links.append(MarkLink(wanted.name, wanted.group, wanted.alias, Why.UNMARKED if ours else Why.ADOPTED))
     return True
 
 
@@ -236,49 +231,47 @@ def _plan_missing(item: Carried, observed: Observed, steps: _Steps) -> bool:
         if other.kind != wanted.kind or not other.outer or not means.clashes(other.outer, wanted.outer):
             continue
         if owns_link(other) and means.same(other.outer, wanted.outer):
-            steps.links.append(RenameLink(other.name, wanted.name, "it is ours under another name"))
-            renamed = replace(other, name=wanted.name)
-            _finish(renamed, wanted, observed, steps, other.name)
+            steps.links.append(RenameLink(other.name, wanted.name, Why.MISNAMED))
+            steps.links += _finish(other, item, observed)
             return True
         error = Foreign(
             f"link {other.name} already takes these packets in another way ({other.outer}, wanted {wanted.outer})",
             f"remove it (ip link del {other.name}), or describe it in the file as it is",
         )
         if owns_link(other):
-            steps.links.append(DeleteLink(other.name, "it is in the way and carries nothing"))
+            steps.links.append(DeleteLink(other.name, Why.LEFT_OVER))
             continue
         steps.problems.append(Problem(wanted.key, error))
         return False
-    steps.links += _make(wanted, item, observed, MISSING)
+    steps.links += _make(wanted, item, observed, Why.MISSING)
     return True
 
 
-def _finish(found: Link, wanted: Link, observed: Observed, steps: _Steps, known_as: str) -> None:
-    """Bring a link that was just renamed to all that is wanted of it; what it was called tells what it has."""
-    for sysctl in _sysctls_for(wanted.name, observed):
-        steps.links.append(WriteSysctl(sysctl, wanted.name, CHANGED))
-    if tunnel_address(known_as).key not in observed.addresses:
-        steps.links.append(AddAddress(tunnel_address(wanted.name), MISSING))
-    steps.links.append(MarkLink(wanted.name, wanted.group, wanted.alias, UNMARKED))
+def _finish(found: Link, item: Carried, observed: Observed) -> Iterator[Action]:
+    """Bring *found*, which was just given its name back, to all that is wanted of it."""
+    wanted = item.link
+    for sysctl, before in zip(item.sysctls(wanted.name), item.sysctls(found.name), strict=True):
+        if not _satisfied(before, observed):
+            yield WriteSysctl(sysctl, wanted.name, Why.CHANGED)
+    if tunnel_address(found.name).key not in observed.addresses:
+        yield AddAddress(tunnel_address(wanted.name), Why.MISSING)
+    if found.alias != wanted.alias:
+        yield MarkLink(wanted.name, wanted.group, wanted.alias, Why.UNMARKED)
     if not found.up:
-        steps.links.append(BringUp(wanted.name, "it is down"))
+        yield BringUp(wanted.name, Why.DOWN)
 
 
-def _make(link: Link, item: Carried, observed: Observed, why: str) -> Iterator[Action]:
+def _make(link: Link, item: Carried, observed: Observed, why: Why) -> Iterator[Action]:
     """A new link: made down and marked, made safe, then up."""
     module = MODULE_OF_KIND.get(link.kind)
     if module and module not in observed.modules:
-        yield LoadModule(module, f"links of kind {link.kind} need it")
+        yield LoadModule(module, Why.NEEDED)
     yield AddLink(replace(link, up=False), why)
-    for sysctl in _sysctls_for(link.name, observed):
-        yield WriteSysctl(sysctl, link.name, "a new link")
-    yield AddAddress(tunnel_address(link.name), "loose reverse-path filtering needs it")
-    yield MarkLink(link.name, link.group, link.alias, "a new link")
-    yield BringUp(link.name, "a new link", (tunnel_address(link.name).key,))
-
-
-def _sysctls_for(name: str, observed: Observed) -> tuple[Sysctl, ...]:
-    return tunnel_sysctls(name, SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls)
+    for sysctl in item.sysctls(link.name):
+        yield WriteSysctl(sysctl, link.name, Why.NEW)
+    yield AddAddress(tunnel_address(link.name), Why.NEW)
+    yield MarkLink(link.name, link.group, link.alias, Why.NEW)
+    yield BringUp(link.name, Why.NEW, (tunnel_address(link.name).key,))
 
 
 def _plan_change(item: Carried, found: Link, observed: Observed, steps: _Steps) -> None:
@@ -293,29 +286,29 @@ def _plan_change(item: Carried, found: Link, observed: Observed, steps: _Steps) 
     assert wanted.outer is not None
     successor = observed.links.get(stand_in_name(wanted.name))
     if found.kind == wanted.kind and found.outer and means.can_become(found.outer, wanted.outer):
-        steps.links.append(ChangeLink(wanted, CHANGED))
+        steps.links.append(ChangeLink(wanted, Why.CHANGED))
         return
     if found.kind == wanted.kind and found.outer and means.clashes(found.outer, wanted.outer):
-        steps.links.append(DeleteLink(found.name, "it cannot be changed, and carries nothing as it is"))
-        steps.links += _make(wanted, item, observed, CHANGED)
+        steps.links.append(DeleteLink(found.name, Why.REPLACED))
+        steps.links += _make(wanted, item, observed, Why.CHANGED)
         return
     beside = replace(wanted, name=stand_in_name(wanted.name))
     ready = successor and successor.outer and owns_link(successor) and means.same(successor.outer, wanted.outer)
     if not ready:
         if successor and owns_link(successor):
-            steps.links.append(DeleteLink(beside.name, "a left-over"))
-        steps.links += _make(beside, item, observed, "to replace " + wanted.name)
-    steps.links.append(DeleteLink(found.name, "replaced", (beside.key,)))
-    steps.links.append(RenameLink(beside.name, wanted.name, "it takes the place"))
+            steps.links.append(DeleteLink(beside.name, Why.LEFT_OVER))
+        steps.links += _make(beside, item, observed, Why.REPLACEMENT)
+    steps.links.append(DeleteLink(found.name, Why.REPLACED, (beside.key,)))
+    steps.links.append(RenameLink(beside.name, wanted.name, Why.REPLACEMENT))
 
 
 def _address_steps(name: str, observed: Observed) -> Iterator[Action]:
     wanted = tunnel_address(name)
     found = observed.addresses.get(wanted.key)
     if found is None:
-        yield AddAddress(wanted, MISSING)
+        yield AddAddress(wanted, Why.MISSING)
     elif not owns_address(found) or _differs(wanted, found, observed):
-        yield ReplaceAddress(wanted, UNMARKED)
+        yield ReplaceAddress(wanted, Why.UNMARKED)
 
 
 def _satisfied(sysctl: Sysctl, observed: Observed) -> bool:
@@ -345,7 +338,7 @@ def _sweep_links(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
     after = tuple(item.link.key for item in wanted.carried)
     for link in observed.links.values():
         if owns_link(link) and link.name not in names and link.name not in spoken_for:
-            steps.last.append(DeleteLink(link.name, "it is not in the file (any more)", after))
+            steps.last.append(DeleteLink(link.name, Why.UNWANTED, after))
 
 
 def _sweep_addresses(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> None:
@@ -354,7 +347,7 @@ def _sweep_addresses(desired: Desired, wanted: Wanted, observed: Observed, steps
     for key, address in observed.addresses.items():
         if owns_address(address) and key not in desired.addresses and key not in wanted.addresses:
             if key not in kept and key.link not in going:
-                steps.last.append(DeleteAddress(address, "it is not in the file (any more)"))
+                steps.last.append(DeleteAddress(address, Why.UNWANTED))
 
 
 def teardown(observed: Observed) -> Plan:
@@ -364,10 +357,9 @@ def teardown(observed: Observed) -> Plan:
     Tunnels first: a decapsulated packet without its VIP would be a stray on a host that forwards.
     """
     doomed = {link.name for link in observed.links.values() if owns_link(link)}
-    why = "teardown"
-    links: list[Action] = [DeleteLink(name, why) for name in doomed]
+    links: list[Action] = [DeleteLink(name, Why.TEARDOWN) for name in doomed]
     addresses: list[Action] = [
-        DeleteAddress(address, why)
+        DeleteAddress(address, Why.TEARDOWN)
         for key, address in observed.addresses.items()
         if owns_address(address) and key.link not in doomed
     ]

@@ -57,6 +57,14 @@ class Carried:
 
     tunnel: Tunnel
     link: Link
+    ipv6: bool = True
+    """Whether this host has IPv6 at all."""
+    inner_ipv6: bool = False
+    """Whether some IPv6 VIP expects its requests from here."""
+
+    def sysctls(self, name: str) -> tuple[Sysctl, ...]:
+        """What is wanted of the link that carries this tunnel while it is called *name*."""
+        return tunnel_sysctls(name, self.ipv6, self.inner_ipv6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +109,10 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
             continue
         link = _carry(tunnel, local, observed, taken - {tunnel.name})
         taken.add(link.name)
-        carried.append(Carried(tunnel, link))
+        ipv6 = SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls
+        carried.append(Carried(tunnel, link, ipv6, tunnel.name in desired.ipv6_tunnels))
     addresses = {address.key: address for item in carried for address in [tunnel_address(item.link.name)]}
-    sysctls = [(item.link.name, sysctl) for item in carried for sysctl in _sysctls(item, desired, observed)]
+    sysctls = [(item.link.name, sysctl) for item in carried for sysctl in item.sysctls(item.link.name)]
     if desired.silence_arp:
         locals_ = {item.link.outer.local for item in carried if item.link.outer}
         for name in _arp_links(desired, observed, theirs, locals_):
@@ -221,7 +230,7 @@ def tunnel_address(name: str) -> Address:
 # --- sysctls ------------------------------------------------------------------------------------------------------
 
 
-def tunnel_sysctls(name: str, ipv6: bool) -> tuple[Sysctl, ...]:
+def tunnel_sysctls(name: str, ipv6: bool, inner_ipv6: bool) -> tuple[Sysctl, ...]:
     """
     The sysctls of a tunnel link.
 
@@ -238,6 +247,8 @@ def tunnel_sysctls(name: str, ipv6: bool) -> tuple[Sysctl, ...]:
             Sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", 1),
             Sysctl(f"net/ipv6/conf/{name}/forwarding", 0),
         ]
+    if ipv6 and inner_ipv6:
+        wanted.append(Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", 0))
     return tuple(wanted)
 
 
@@ -247,14 +258,6 @@ def arp_sysctls(name: str) -> tuple[Sysctl, ...]:
         Sysctl(f"net/ipv4/conf/{name}/arp_ignore", 1, at_least=True),
         Sysctl(f"net/ipv4/conf/{name}/arp_announce", 2, at_least=True),
     )
-
-
-def _sysctls(item: Carried, desired: Desired, observed: Observed) -> Iterable[Sysctl]:
-    name = item.link.name
-    ipv6 = SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls
-    yield from tunnel_sysctls(name, ipv6)
-    if ipv6 and item.tunnel.name in desired.ipv6_tunnels:
-        yield Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", 0)
 
 
 def _arp_links(

@@ -17,7 +17,7 @@ from dsr_agent.reconcile.loop import Reconciler, Rhythm
 from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.narrator import Narrator
 from dsr_agent.state.errors import ConfigError
-from dsr_agent.state.report import Report
+from dsr_agent.state.report import Cause, Report
 
 log = logging.getLogger("dsr_agent")
 
@@ -30,11 +30,14 @@ async def run(load: Callable[[], Loaded], loaded: Loaded) -> None:
     """
     narrator = Narrator(loaded.desired)
 
-    def publish(report: Report) -> None:
-        for line in narrator.tell(report):
-            log.log(line.level, line.text)
+    async with Host() as host, asyncio.TaskGroup() as aside:
 
-    async with Host() as host:
+        def publish(report: Report) -> None:
+            for line in narrator.tell(report):
+                log.log(line.level, line.text)
+            if report.cause is Cause.START:
+                aside.create_task(host.warm_up())
+
         reconciler = Reconciler(host, loaded.desired, clock=SteadyClock(), publish=publish, rhythm=rhythm_of(loaded))
 
         def reload() -> None:

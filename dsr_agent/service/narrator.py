@@ -23,6 +23,7 @@ from dsr_agent.state.actions import (
     MarkLink,
     RenameLink,
     ReplaceAddress,
+    Why,
     WriteSysctl,
 )
 from dsr_agent.state.model import Desired, Key
@@ -68,20 +69,21 @@ class Narrator:
             state = "in sync" if report.in_sync else "not in sync"
             what = "started" if report.cause is Cause.START else "read the file again"
             yield Line(logging.INFO, f"{what}: {self._declared()}; {steps}, {state} after {_time(report.seconds)}")
-            for adopted in [action for action in done if action.why.startswith("adopted")][:_ONE_BY_ONE]:
-                yield Line(logging.INFO, f"{self._subject(adopted)}: {adopted.why}")
+            for adopted in [action for action in done if action.why is Why.ADOPTED][:_ONE_BY_ONE]:
+                yield Line(logging.INFO, f"{self._named(adopted.key)}: {adopted.why}")
             return
         level = logging.WARNING if report.cause is Cause.DRIFT else logging.INFO
-        visible = [action for action in done if not _is_part_of_making(action)]
+        visible = [action for action in done if not action.why.is_part]
         for kind, run in groupby(visible, key=lambda action: (type(action), action.why)):
             actions = list(run)
             if len(actions) > _ONE_BY_ONE:
-                yield Line(level, f"{len(actions)} x {_verb(actions[0])} ({kind[1]}), {_time(report.seconds)}")
+                yield Line(level, f"{len(actions)} x {kind[1]}; {_verb(actions[0])} in {_time(report.seconds)}")
                 continue
             for action in actions:
                 by = f", by {report.by[action.key]}" if action.key in report.by else ""
-                why = f" ({action.why}{by})" if action.why else ""
-                yield Line(level, f"{self._subject(action)}: {_verb(action)}{why}, {_time(report.seconds)}")
+                yield Line(
+                    level, f"{self._subject(action)}: {_verb(action)} ({action.why}{by}), {_time(report.seconds)}"
+                )
 
     def _troubled(self, report: Report) -> Iterator[Line]:
         """Problems that are new, and the news that there are none any more."""
@@ -123,9 +125,6 @@ class Narrator:
         tunnels, vips = len(self._desired.tunnels), len(self._desired.vips)
         return f"{tunnels} tunnel{'s' * (tunnels != 1)}, {vips} VIP{'s' * (vips != 1)}"
 
-    def _subject(self, action: Action) -> str:
-        return self._named(action.key)
-
     def _named(self, key: Key) -> str:
         if key in self._desired.vips:
             return f"VIP {key}"
@@ -134,17 +133,11 @@ class Narrator:
         return str(key)
 
 
-def _is_part_of_making(action: Action) -> bool:
-    """Steps that only complete another one: told with it."""
-    return isinstance(action, LoadModule) or action.why in ("a new link", "loose reverse-path filtering needs it")
-
-
 _VERBS: dict[type, str] = {
     AddAddress: "put back",
     ReplaceAddress: "marked as ours",
     DeleteAddress: "removed",
     AddLink: "made again",
-    ChangeLink: "changed back in place",
     MarkLink: "marked as ours",
     RenameLink: "renamed",
     BringUp: "brought up",
@@ -156,6 +149,8 @@ _VERBS: dict[type, str] = {
 def _verb(action: Action) -> str:
     if isinstance(action, WriteSysctl):
         return f"set to {action.sysctl.value}"
+    if isinstance(action, ChangeLink):
+        return f"changed in place to {action.link.outer}"
     return _VERBS[type(action)]
 
 

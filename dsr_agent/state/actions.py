@@ -9,10 +9,34 @@ deleting what is already gone, is success (the doers hold this promise).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 from dsr_agent.state.errors import DsrError
 from dsr_agent.state.model import Address, AddressKey, Key, Link, LinkKey, ModuleKey, Sysctl, SysctlKey
+
+
+class Why(StrEnum):
+    """Why a step is needed, in words for people; `str()` of the step says what it does."""
+
+    MISSING = "it is missing"
+    CHANGED = "it was changed"
+    DOWN = "it is down"
+    UNMARKED = "its mark was wiped"
+    ADOPTED = "adopted: it was there already, identical and unmarked"
+    MISNAMED = "it is ours under another name"
+    NEW = "it belongs to a new link"
+    NEEDED = "a new link needs it"
+    REPLACEMENT = "it takes the place of one that cannot be changed"
+    REPLACED = "it is replaced"
+    LEFT_OVER = "it is a left-over"
+    UNWANTED = "it is not in the file (any more)"
+    TEARDOWN = "teardown"
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the step only completes another one, and is told with it."""
+        return self in (Why.NEW, Why.NEEDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +49,7 @@ class LoadModule:
     """
 
     name: str
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> ModuleKey:
@@ -44,7 +68,7 @@ class AddLink:
     """Create *link*, down, carrying our group in the same request (so that no crash leaves it unmarked)."""
 
     link: Link
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> LinkKey:
@@ -63,7 +87,7 @@ class ChangeLink:
     """Change the outer header that *link* looks for, in place, without losing a packet (facts A8)."""
 
     link: Link
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> LinkKey:
@@ -84,7 +108,7 @@ class MarkLink:
     name: str
     group: int
     alias: str
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> LinkKey:
@@ -104,7 +128,7 @@ class RenameLink:
 
     name: str
     to: str
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> LinkKey:
@@ -123,7 +147,7 @@ class BringUp:
     """Set a link up."""
 
     name: str
-    why: str = ""
+    why: Why = Why.MISSING
     after: tuple[Key, ...] = ()
 
     @property
@@ -143,7 +167,7 @@ class DeleteLink:
     """Remove a link of ours, once what replaces it (*after*) is in place."""
 
     name: str
-    why: str = ""
+    why: Why = Why.MISSING
     after: tuple[Key, ...] = ()
 
     @property
@@ -163,7 +187,7 @@ class AddAddress:
     """Add an address, marked as ours."""
 
     address: Address
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> AddressKey:
@@ -182,7 +206,7 @@ class ReplaceAddress:
     """Set mark and lifetimes of an address that is there, in place: adoption, and repair of a wiped mark."""
 
     address: Address
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> AddressKey:
@@ -201,7 +225,7 @@ class DeleteAddress:
     """Remove an address of ours."""
 
     address: Address
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> AddressKey:
@@ -221,7 +245,7 @@ class WriteSysctl:
 
     sysctl: Sysctl
     link: str
-    why: str = ""
+    why: Why = Why.MISSING
 
     @property
     def key(self) -> SysctlKey:

@@ -21,7 +21,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 
 class AddressKey(NamedTuple):
-    """Which address: the kernel keys addresses by link and prefix."""
+    """Which address: the kernel keys addresses by link and prefix. A plain tuple, because there are 10,000 of them."""
 
     link: str
     ip: Ip
@@ -31,7 +31,8 @@ class AddressKey(NamedTuple):
         return f"{self.ip}/{self.prefixlen} on {self.link}"
 
 
-class LinkKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LinkKey:
     """Which link, by name."""
 
     name: str
@@ -40,7 +41,8 @@ class LinkKey(NamedTuple):
         return self.name
 
 
-class SysctlKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SysctlKey:
     """Which sysctl: its path below ``/proc/sys``, with slashes, because link names may contain dots."""
 
     path: str
@@ -49,7 +51,8 @@ class SysctlKey(NamedTuple):
         return self.path
 
 
-class ModuleKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ModuleKey:
     """Which kernel module."""
 
     name: str
@@ -58,7 +61,8 @@ class ModuleKey(NamedTuple):
         return f"module {self.name}"
 
 
-class TunnelKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TunnelKey:
     """Which tunnel of the file, by its name there (its link may be called otherwise when it was adopted)."""
 
     name: str
@@ -67,7 +71,8 @@ class TunnelKey(NamedTuple):
         return f"tunnel {self.name}"
 
 
-class RoutesKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RoutesKey:
     """The routes and routing rules, all of them: what they say is asked for target by target."""
 
     def __str__(self) -> str:
