@@ -80,10 +80,9 @@ class Narrator:
                 yield Line(level, f"{len(actions)} x {kind[1]}; {_verb(actions[0])} in {_time(report.seconds)}")
                 continue
             for action in actions:
-                by = f", by {report.by[action.key]}" if action.key in report.by else ""
-                yield Line(
-                    level, f"{self._subject(action)}: {_verb(action)} ({action.why}{by}), {_time(report.seconds)}"
-                )
+                by = f" (undone by {report.by[action.key]})" if action.key in report.by else ""
+                told = f"{action.why}; {_verb(action)} in {_time(report.seconds)}{by}"
+                yield Line(level, f"{self._named(action.key)}: {told}")
 
     def _troubled(self, report: Report) -> Iterator[Line]:
         """Problems that are new, and the news that there are none any more."""
