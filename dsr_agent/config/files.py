@@ -52,6 +52,8 @@ def drop_ins(path: Path) -> list[Path]:
 
     :raises ConfigError: the directory is there and cannot be listed
     """
+    if not path.name:  # "/" and ".", which are refused as directories
+        return []
     directory = path.with_name(path.stem + ".d")
     try:
         names = os.listdir(directory)
@@ -66,9 +68,11 @@ def drop_ins(path: Path) -> list[Path]:
 
 def _why(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        if path.is_symlink():
+        try:
             target = printable(os.fsencode(os.readlink(path)).decode(errors="backslashreplace"))
             return f"is a symbolic link to {target}, which does not exist"
+        except OSError:  # it is no link, or is gone by now
+            pass
         return "there is no such file: write one, or name another with --config"
     if isinstance(error, PermissionError):
         return f"may not be read by user id {os.geteuid()}: make it readable (chmod, chgrp)"

@@ -41,6 +41,7 @@ def test_a_directory(tmp_path: Path) -> None:
     (tmp_path / MAIN).mkdir()
 
     assert refusals(tmp_path / MAIN) == [f"{MAIN}: is a directory: name a file"]
+    assert refusals(Path("/")) == ["/: is a directory: name a file"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -109,6 +109,15 @@ def test_the_settings_cannot_be_changed(tmp_path: Path) -> None:
             setattr(owner, key, "x")
 
 
+def test_of_many_tunnels_a_few_are_named(tmp_path: Path) -> None:
+    text = "".join(f'{TUNNEL}name = "t{number}"\nlocal = "eth{number}"\n' for number in range(10, 30))
+
+    assert refused(tmp_path, text + VIP + 'tunnels = ["x"]\n') == [
+        f'{MAIN}:103: vip[0].tunnels[0]: no tunnel is named "x": '
+        "there is t10, t11, t12, t13, t14, t15, t16, t17, t18, t19 and more"
+    ]
+
+
 # --- drop-ins -----------------------------------------------------------------------------------------------------
 
 

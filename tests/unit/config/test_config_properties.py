@@ -20,7 +20,7 @@ from dsr_agent.config.refusals import KEYS
 from dsr_agent.state.errors import ConfigError
 from dsr_agent.state.marks import owns_address
 
-CAMPAIGN = 150
+CAMPAIGN = 100
 WORDS = ["ipip", "gre", "gue", "any", "auto", "lo", "debug", "dsr-ipip", "udp/1812", "127.0.0.1:9177", "[::1]:1"]
 WORDS += ["192.0.2.10", "192.0.2.10/32", "10.1.0.0/24", "2001:db8::1", "::ffff:1.2.3.4", "fe80::1%x", "/", "%", ""]
 
