@@ -217,7 +217,7 @@ def _plan_link(item: Carried, observed: Observed, steps: _Steps) -> bool:
     if not same:
         _plan_change(item, found, observed, steps)
     if found.group != wanted.group or found.alias != wanted.alias:
-        ours = owns_link(found)
+        ours = owns_link(found) or found.alias == wanted.alias
         steps.links.append(MarkLink(wanted.name, wanted.group, wanted.alias, Why.UNMARKED if ours else Why.ADOPTED))
     return True
 
