@@ -13,7 +13,7 @@ from configs import MAIN, VIP, refusals, refused, write
 from dsr_agent.config import files, load
 from dsr_agent.state.errors import ConfigError
 
-pytestmark = pytest.mark.timeout(10)
+pytestmark = pytest.mark.timeout(30)
 NOT_REGULAR = ": is not a regular file (a pipe, socket or device): name a regular file"
 TOO_LARGE = ": is larger than 16 MiB, which cannot be meant: nothing was read"
 

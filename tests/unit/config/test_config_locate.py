@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from configs import TUNNEL, VIP, loaded
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsr_agent.config.locate import line_of, lines_of
@@ -57,6 +57,7 @@ def documents(draw: st.DrawFn) -> tuple[str, dict[KeyPath, int]]:
     return end.join(lines), expected
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(documents())
 def test_every_key_and_table_is_found_on_its_line(document: tuple[str, dict[KeyPath, int]]) -> None:
     text, expected = document
