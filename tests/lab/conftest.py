@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.ledger import Ledger
+
 HERE = Path(__file__).parent
+
+_LEDGER = Ledger()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,3 +22,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(outside)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured."""
+    if lines := _LEDGER.lines():
+        terminalreporter.write_sep("=", "repairs and losses")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """Where to write down what was measured."""
+    return _LEDGER

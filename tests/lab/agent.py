@@ -1,0 +1,154 @@
+"""The program under test: ``python3 -m dsr_agent`` in a real server's namespace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from tests.lab.spaces import inside
+from tests.lab.world import BALANCER_IP
+
+# Generous: a real server under emulation needs ten times what user-mode Linux does.
+DEADLINE = 60.0
+
+
+def tunnel(encapsulation: str, **values: object) -> str:
+    """A ``[[tunnel]]`` of the file."""
+    values = {"encapsulation": encapsulation, "load_balancers": [BALANCER_IP], **values}
+    return "\n".join(["[[tunnel]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
+
+
+def vip(address: str, **values: object) -> str:
+    """A ``[[vip]]`` of the file."""
+    values = {"address": address, **values}
+    return "\n".join(["[[vip]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
+
+
+def agent_settings(**values: object) -> str:
+    """The ``[agent]`` of the file."""
+    return "\n".join(["[agent]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
+
+
+def wait_for(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> float:
+    """Seconds until *condition* holds; `TimeoutError` with *what* was waited for."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > deadline:
+            raise TimeoutError(f"{what}: not within {deadline:.0f} s")
+        time.sleep(0.002)
+    return time.monotonic() - started
+
+
+class Agent:
+    """One ``dsr-agent``, its file and its log. A context manager that runs it."""
+
+    def __init__(self, space: str, config: str, *, wrapper: Sequence[str] = ()) -> None:
+        self.space = space
+        self._wrapper = tuple(wrapper)
+        self._folder = tempfile.TemporaryDirectory(prefix=f"agent-{space}-")
+        Path(self._folder.name).chmod(0o755)
+        self.file = Path(self._folder.name, "dsr-agent.toml")
+        self._log = Path(self._folder.name, "log")
+        self._log.touch()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.write(config)
+
+    def write(self, config: str) -> None:
+        """Another text for its file."""
+        self.file.write_text(config)
+
+    # --- run ---------------------------------------------------------------------------------------------------------
+
+    def start(self, wait: bool = True) -> None:
+        """``dsr-agent run``; returns when its first pass is done."""
+        mark = self.mark()
+        with inside(self.space), self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command("run"), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        if wait:
+            self.wait_log("started: ", mark)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it; its exit status."""
+        assert self.process
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE)
+
+    def reload(self, config: str | None = None, expect: str = "read the file again: ") -> str:
+        """Another file, SIGHUP, and what the log says to it."""
+        mark = self.mark()
+        if config is not None:
+            self.write(config)
+        assert self.process
+        self.process.send_signal(signal.SIGHUP)
+        return self.wait_log(expect, mark)
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process and self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGCONT)
+            self.stop()
+        self._folder.cleanup()
+
+    # --- its log -----------------------------------------------------------------------------------------------------
+
+    def log(self) -> str:
+        """All it has said."""
+        return self._log.read_text()
+
+    def mark(self) -> int:
+        """This moment in its log."""
+        return self._log.stat().st_size
+
+    def said(self, mark: int) -> str:
+        """What it has said since *mark*."""
+        with self._log.open("rb") as log:
+            log.seek(mark)
+            return log.read().decode()
+
+    def wait_log(self, text: str, mark: int = 0) -> str:
+        """The first line with *text* since *mark*, once it is there."""
+
+        def there() -> bool:
+            if text in self.said(mark):
+                return True
+            if not self.running:
+                raise RuntimeError(f"the agent ended before it said {text!r}:\n{self.said(mark)}")
+            return False
+
+        try:
+            wait_for(there, f"the agent's word {text!r}")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it said:\n{self.said(mark)}") from None
+        return next(line for line in self.said(mark).splitlines() if text in line)
+
+    # --- other verbs -------------------------------------------------------------------------------------------------
+
+    def _command(self, verb: str, *options: str) -> list[str]:
+        return [*self._wrapper, sys.executable, "-m", "dsr_agent", verb, "--config", str(self.file), *options]
+
+    def call(self, verb: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """``dsr-agent VERB`` in the same namespace with the same file."""
+        with inside(self.space):
+            return subprocess.run(
+                self._command(verb, *options), capture_output=True, text=True, check=False, timeout=DEADLINE
+            )
+
+    def status(self) -> dict[str, Any]:
+        """``dsr-agent status --json``."""
+        answer: dict[str, Any] = json.loads(self.call("status", "--json").stdout)
+        return answer

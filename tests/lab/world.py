@@ -1,0 +1,151 @@
+"""
+The lab's network: a client, a router, a balancer and two real servers, each a network namespace of this machine.
+
+::
+
+    client 10.1.0.2 ----- router ----- 10.2.0.5 balancer (IPVS; the router sends it whatever goes to a VIP)
+                             |
+                             +-------- 10.3.0.11 rs1, 10.3.0.12 rs2 (one segment)
+
+The balancer wraps what it gets for a VIP and sends it to a real server through the router. The real server answers
+the client through the router too; its answers never pass the balancer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.lab import spaces
+from tests.lab.spaces import ip, ip_batch, run, set_sysctls
+
+CLIENT, ROUTER, BALANCER, RS1, RS2 = "client", "router", "balancer", "rs1", "rs2"
+SPACES = (CLIENT, ROUTER, BALANCER, RS1, RS2)
+SERVERS = (RS1, RS2)
+
+CLIENT_IP, CLIENT_IP6 = "10.1.0.2", "fd00:1::2"
+BALANCER_IP = "10.2.0.5"
+SERVER_IP: Mapping[str, str] = {RS1: "10.3.0.11", RS2: "10.3.0.12"}
+
+VIPS, VIPS6 = "192.0.2.0/24", "2001:db8:f::/64"
+
+# Where the balancer sends what comes to a port: to one real server, or to both in turn.
+PORTS: Mapping[int, tuple[str, ...]] = {7000: (RS1, RS2), 7001: (RS1,), 7002: (RS2,)}
+
+# What ipvsadm is told about a real server, for each way of wrapping.
+WRAP: Mapping[str, str] = {
+    "ipip": "-i",
+    "gre": "-i --tun-type gre --tun-nocsum",
+    "gre-csum": "-i --tun-type gre --tun-csum",
+}
+
+
+@dataclass(frozen=True)
+class Virtual:
+    """A VIP, and how the balancer wraps what it sends on."""
+
+    address: str
+    wrap: str
+
+
+@contextmanager
+def world(virtuals: Sequence[Virtual] = (), *, server_rp_filter: int = 0) -> Iterator[None]:
+    """The five namespaces, joined, with the balancer serving *virtuals*; gone at the end."""
+    spaces.delete(SPACES)
+    spaces.create(SPACES)
+    try:
+        for name in SERVERS:  # before the links are made, so that they inherit it
+            _loosen(name, server_rp_filter)
+        _join()
+        serve(virtuals)
+        yield
+    finally:
+        spaces.delete(SPACES)
+
+
+def _loosen(server: str, rp_filter: int) -> None:
+    paths = ("ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter")
+    set_sysctls(server, dict.fromkeys(paths, rp_filter))
+
+
+def _join() -> None:
+    """Links, addresses and routes."""
+    ip_batch(
+        "",
+        [
+            "link add to-client netns router type veth peer name eth0 netns client",
+            "link add to-balancer netns router type veth peer name eth0 netns balancer",
+            "link add to-rs1 netns router type veth peer name eth0 netns rs1",
+            "link add to-rs2 netns router type veth peer name eth0 netns rs2",
+        ],
+    )
+    set_sysctls(
+        ROUTER,
+        {
+            "ipv4/ip_forward": 1,
+            "ipv6/conf/all/forwarding": 1,
+            "ipv4/conf/all/rp_filter": 0,  # answers come from where requests to the same address do not go
+        },
+    )
+    ip_batch(
+        ROUTER,
+        [
+            "link add servers type bridge",
+            "link set to-rs1 master servers",
+            "link set to-rs2 master servers",
+            *(f"link set {name} up" for name in ("to-client", "to-balancer", "to-rs1", "to-rs2", "servers")),
+            "address add 10.1.0.1/24 dev to-client",
+            "address add fd00:1::1/64 dev to-client nodad",
+            "address add 10.2.0.1/24 dev to-balancer",
+            "address add fd00:2::1/64 dev to-balancer nodad",
+            "address add 10.3.0.1/24 dev servers",
+            "address add fd00:3::1/64 dev servers nodad",
+            f"route add {VIPS} via {BALANCER_IP}",
+            f"route add {VIPS6} via fd00:2::5",
+        ],
+    )
+    ends = {CLIENT: ("1", "2"), BALANCER: ("2", "5"), RS1: ("3", "11"), RS2: ("3", "12")}
+    for name, (net, host) in ends.items():
+        ip_batch(
+            name,
+            [
+                f"address add 10.{net}.0.{host}/24 dev eth0",
+                f"address add fd00:{net}::{host}/64 dev eth0 nodad",
+                "link set eth0 up",
+                f"route add default via 10.{net}.0.1",
+                f"route add default via fd00:{net}::1",
+            ],
+        )
+
+
+def serve(virtuals: Sequence[Virtual]) -> None:
+    """Have the balancer accept *virtuals*, and wrap and send on what comes to `PORTS`, TCP and UDP."""
+    addresses, rules = [], []
+    for virtual in virtuals:
+        six = ":" in virtual.address
+        addresses.append(f"address add {virtual.address}/{128 if six else 32} dev lo" + " nodad" * six)
+        for protocol in ("t", "u"):
+            for port, servers in PORTS.items():
+                service = f"-{protocol} {f'[{virtual.address}]' if six else virtual.address}:{port}"
+                rules.append(f"-A {service} -s rr")
+                for server in servers:
+                    rules.append(f"-a {service} -r {SERVER_IP[server]}:{port} {WRAP[virtual.wrap]}")
+    if addresses:
+        ip_batch(BALANCER, addresses)
+        with spaces.inside(BALANCER):
+            run("ipvsadm", "-R", given="\n".join(rules) + "\n")
+
+
+def send_keyed(address: str, server: str, key: int, checksum: bool = False) -> None:
+    """
+    Have the balancer send what comes for *address* to one real server in GRE with a key, which IPVS cannot do.
+
+    An ordinary GRE tunnel to the real server, and a route to the VIP through it.
+    """
+    name = f"k{key}-{server}"
+    csum = "ocsum" if checksum else ""
+    ip(BALANCER, f"link add {name} type gre local {BALANCER_IP} remote {SERVER_IP[server]} okey {key} {csum}")
+    ip(BALANCER, f"link set {name} up")
+    ip(BALANCER, f"route add {address} dev {name}")
+    set_sysctls(BALANCER, {"ipv4/ip_forward": 1})
