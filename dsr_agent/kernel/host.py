@@ -10,6 +10,8 @@ links come, go or are renamed under it.
 from __future__ import annotations
 
 import asyncio
+import platform
+import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from itertools import groupby, islice
@@ -36,6 +38,9 @@ from dsr_agent.state.model import (
     SysctlKey,
 )
 from dsr_agent.state.report import Outcome, Result
+
+# IFA_PROTO came with 5.18; older kernels take the attribute and forget it.
+_KEEPS_PROTO = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2]) >= (5, 18)
 
 # Looking up more addresses than this one by one costs more than reading them all.
 _FEW = 64
@@ -114,7 +119,7 @@ class Host:
             values = sysctls.read(sysctls.paths_of(self._links_with_sysctls(found_links)), self._sysctls)
             modules = self._modules.present(MODULE_OF_KIND.values())
             sources = routes.sources(self._channel, targets)
-        return Observed(found_links, dict(self._copy), values, sources, modules)
+        return Observed(found_links, dict(self._copy), values, sources, modules, _KEEPS_PROTO)
 
     def _look_up_unannounced(self) -> None:
         """Ask for the IPv6 addresses that were just added: their announcement comes after the acknowledgement."""

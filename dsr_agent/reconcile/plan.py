@@ -135,7 +135,7 @@ def _plan_vip(
             return  # IPv6 knows an address on a link by the address alone
         steps.vips.append(AddAddress(wanted, Why.MISSING))
     elif not owns_address(found):
-        if observed.keeps_proto or found.ip.version == 4:
+        if observed.keeps_proto:  # else there is no way to mark it in place, and it does its work unmarked
             steps.vips.append(ReplaceAddress(wanted, Why.ADOPTED))
     elif _differs(wanted, found, observed):
         why = Why.UNMARKED if found.proto != wanted.proto else Why.CHANGED
