@@ -1,0 +1,277 @@
+"""
+A kernel made of Python behind the same door as the real one.
+
+It holds a `Machine`, announces what the real one announces and keeps silent where that is silent, can be made to fail
+any verb, and prints itself as the machine it is::
+
+    kernel = FakeKernel(MACHINE)
+    kernel.fail_next(AddLink, Transient("out of memory"))
+    kernel.meddle("ip link del dsr-ipip")
+    assert str(kernel) == ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TypeAlias
+
+from dsr_agent.kernel.refusals import explain
+from dsr_agent.kernel.sysctls import paths_of
+from dsr_agent.state.actions import (
+    Action,
+    AddAddress,
+    AddLink,
+    BringUp,
+    ChangeLink,
+    DeleteAddress,
+    DeleteLink,
+    LoadModule,
+    MarkLink,
+    RenameLink,
+    ReplaceAddress,
+    WriteSysctl,
+)
+from dsr_agent.state.errors import DsrError, NotYet, Unsupported
+from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, Observed, Scope, SysctlKey
+from dsr_agent.state.report import Outcome, Result
+from tests.fake import shell
+from tests.fake.machine import Machine, Refused
+
+US = -1
+NOBODY = 0
+Verb: TypeAlias = type[Action] | str
+"""What can be made to fail: a kind of action, or ``"observe"``."""
+
+
+@dataclass
+class _Fault:
+    verb: Verb
+    error: DsrError
+    once: bool
+    done: bool
+    hits: int = 0
+
+
+class FakeKernel:
+    """See `dsr_agent.kernel.port.Kernel`."""
+
+    def __init__(self, text: str = "lo up") -> None:
+        self.machine = Machine.of(text)
+        self.machine.announce = self._announced
+        self.processes: dict[int, str] = {}
+        self._copy = dict(self.machine.addresses)
+        self._copy_good = True
+        self._actor = NOBODY
+        self._hearing = True
+        self._changes: set[Key] = set()
+        self._by: dict[Key, int] = {}
+        self._lost = False
+        self._something = asyncio.Event()
+        self._faults: list[_Fault] = []
+        self._hooks: list[tuple[Verb, Callable[[], None]]] = []
+        self.looks: list[Scope] = []
+
+    def __str__(self) -> str:
+        return str(self.machine)
+
+    # --- what tests do to it -----------------------------------------------------------------------------------
+
+    def meddle(self, *commands: str, by: int = NOBODY) -> None:
+        """Somebody else runs *commands*; *by* is their netlink port, which the kernel tells for addresses."""
+        before, self._actor = self._actor, by
+        try:
+            for command in commands:
+                shell.run(self.machine, command)
+        finally:
+            self._actor = before
+
+    def reach(self, target: str, source: str | None) -> None:
+        """From now on *target* is reached from *source*, or not at all; routes are announced."""
+        self.machine.sources.pop(IPv4Address(target), None)
+        if source:
+            self.machine.sources[IPv4Address(target)] = IPv4Address(source)
+        self._announced(ROUTES)
+
+    @contextmanager
+    def losing_announcements(self) -> Iterator[None]:
+        """What happens in here is announced to a full buffer: all that is heard of it is that something was lost."""
+        self._hearing = False
+        try:
+            yield
+        finally:
+            self._hearing = True
+            self._copy_good = False
+            self._lost = True
+            self._something.set()
+
+    @contextmanager
+    def silently(self) -> Iterator[None]:
+        """What happens in here is not announced at all, not even as lost."""
+        self._hearing = False
+        try:
+            yield
+        finally:
+            self._hearing = True
+
+    def fail_next(self, verb: Verb, error: DsrError, *, done: bool = False) -> None:
+        """The next *verb* fails; *done*: although it was done (the answer got lost)."""
+        self._faults.append(_Fault(verb, error, once=True, done=done))
+
+    def fail_always(self, verb: Verb, error: DsrError) -> None:
+        """Every *verb* fails until `heal`."""
+        self._faults.append(_Fault(verb, error, once=False, done=False))
+
+    def heal(self) -> None:
+        """What was made to fail always works again."""
+        self.assert_failures_were_met()
+        self._faults.clear()
+
+    def before_next(self, verb: Verb, hook: Callable[[], None]) -> None:
+        """Just before the next *verb*, *hook* is called: somebody is faster."""
+        self._hooks.append((verb, hook))
+
+    def assert_failures_were_met(self) -> None:
+        """A test that injects a failure which nothing runs into tests nothing."""
+        unmet = [fault.verb for fault in self._faults if not fault.hits]
+        assert not unmet, f"never ran into the injected failure of {unmet}: does the test need updating?"
+
+    # --- the port ----------------------------------------------------------------------------------------------
+
+    async def observe(self, scope: Scope, targets: Iterable[IPv4Address] = ()) -> Observed:
+        """See `port.Kernel.observe`."""
+        await asyncio.sleep(0)
+        self._hook("observe")
+        if fault := self._fault("observe"):
+            raise fault.error
+        self.looks.append(scope)
+        machine = self.machine
+        if scope.everything or not self._copy_good:
+            self._copy = dict(machine.addresses)
+            self._copy_good = True
+        if not (scope.everything or scope.host):
+            return Observed(addresses=dict(self._copy), keeps_proto=machine.keeps_proto)
+        numbered = {key.link for key in self._copy if key.ip.version == 4}
+        read = [name for name, link in machine.links.items() if link.outer or (link.answers_arp and name in numbered)]
+        return Observed(
+            links=dict(machine.links),
+            addresses=dict(self._copy),
+            sysctls={k: machine.sysctls[k] for k in map(SysctlKey, paths_of(read)) if k in machine.sysctls},
+            sources={target: machine.sources[target] for target in targets if target in machine.sources},
+            modules=frozenset(machine.modules),
+            keeps_proto=machine.keeps_proto,
+        )
+
+    async def apply(self, actions: Sequence[Action]) -> tuple[Outcome, ...]:
+        """See `port.Kernel.apply`."""
+        await asyncio.sleep(0)
+        return tuple(self._outcome(action) for action in actions)
+
+    async def changes(self) -> Changes:
+        """See `port.Kernel.changes`."""
+        await self._something.wait()
+        self._something.clear()
+        changes = Changes(frozenset(self._changes), dict(self._by), self._lost)
+        self._changes.clear()
+        self._by.clear()
+        self._lost = False
+        return changes
+
+    async def who(self, port: int) -> str:
+        """See `port.Kernel.who`."""
+        return self.processes.get(port, f"process {port}, which has ended")
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _outcome(self, action: Action) -> Outcome:
+        self._hook(type(action))
+        fault = self._fault(type(action))
+        if fault and not fault.done:
+            return Outcome(action, Result.FAILED, fault.error)
+        error: DsrError | None = None
+        before, self._actor = self._actor, US
+        try:
+            self._carry_out(action)
+        except Refused as refused:
+            error = _meaning(action, refused.code)
+        finally:
+            self._actor = before
+        error = error or (fault.error if fault else None)
+        return Outcome(action, Result.FAILED if error else Result.DONE, error)
+
+    def _carry_out(self, action: Action) -> None:
+        machine = self.machine
+        if isinstance(action, LoadModule):
+            machine.load(action.name)
+        elif isinstance(action, AddLink):
+            machine.add_link(action.link)
+        elif isinstance(action, ChangeLink):
+            machine.change_link(action.link)
+        elif isinstance(action, MarkLink):
+            machine.mark_link(action.name, action.group, action.alias)
+        elif isinstance(action, RenameLink):
+            machine.rename_link(action.name, action.to)
+        elif isinstance(action, BringUp):
+            machine.set_up(action.name, True)
+        elif isinstance(action, DeleteLink):
+            machine.delete_link(action.name)
+        elif isinstance(action, AddAddress):
+            machine.add_address(action.address)
+        elif isinstance(action, ReplaceAddress):
+            machine.replace_address(action.address)
+        elif isinstance(action, DeleteAddress):
+            machine.delete_address(action.key)
+        else:
+            machine.write_sysctl(action.key, action.sysctl.value)
+
+    def _announced(self, key: Key) -> None:
+        """The kernel tells its listeners; it names who asked for addresses only, so the rest may be our own work."""
+        if not self._hearing:
+            return
+        if isinstance(key, AddressKey):
+            self._keep_copy(key)
+            if self._actor == US:
+                return
+            if self._actor != NOBODY:
+                self._by[key] = self._actor
+        self._changes.add(key)
+        self._something.set()
+
+    def _keep_copy(self, key: AddressKey) -> None:
+        now: Address | None = self.machine.addresses.get(key)
+        if now is None:
+            self._copy.pop(key, None)
+        else:
+            self._copy[key] = now
+
+    def _fault(self, verb: Verb) -> _Fault | None:
+        for fault in self._faults:
+            if fault.verb == verb and not (fault.once and fault.hits):
+                fault.hits += 1
+                return fault
+        return None
+
+    def _hook(self, verb: Verb) -> None:
+        for entry in [entry for entry in self._hooks if entry[0] == verb][:1]:
+            self._hooks.remove(entry)
+            entry[1]()
+
+
+def _meaning(action: Action, code: int) -> DsrError | None:
+    """What errno *code* comes to, in the words of the real kernel's room; None where it is success."""
+    if isinstance(action, AddAddress | ReplaceAddress) and code == errno.ENODEV:
+        link = action.address.link
+        return NotYet(f"there is no device {link}", f"create it, or correct device = {link!r}")
+    if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
+        return Unsupported(f"this kernel has no links of kind {action.link.kind}")
+    success: dict[type, set[int]] = {
+        AddAddress: {errno.EEXIST},
+        DeleteAddress: {errno.EADDRNOTAVAIL, errno.ENODEV},
+        DeleteLink: {errno.ENODEV},
+        WriteSysctl: {errno.ENOENT},
+    }
+    return None if code in success.get(type(action), set()) else explain(code, f"cannot {action}")

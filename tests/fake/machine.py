@@ -1,0 +1,250 @@
+"""
+A Linux host made of Python: links, addresses, sysctls, and the kernel's rules about them.
+
+Every rule here is one that a real kernel was seen to have (facts A4, A8, B2), and that something in this program
+depends on; the contract suite holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Self
+
+from dsr_agent.kernel.sysctls import IPV4_NAMES, IPV6_NAMES
+from dsr_agent.state.model import MODULE_OF_KIND, Address, AddressKey, Key, Link, LinkKey, Outer, SysctlKey
+from tests.fake import words
+
+FALLBACK = {"ipip": "tunl0", "gre": "gre0"}
+
+
+class Refused(Exception):
+    """The kernel does not do it; *code* is the errno."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(errno.errorcode[code])
+        self.code = code
+
+
+class Machine:
+    """
+    A host. *announce* is called with the key of everything the kernel tells its listeners about.
+
+    *loadable* are the modules that are on disk, *defaults* the sysctls that a new link starts with.
+    """
+
+    def __init__(self) -> None:
+        self.links: dict[str, Link] = {}
+        self.addresses: dict[AddressKey, Address] = {}
+        self.sysctls: dict[SysctlKey, int] = {}
+        self.sources: dict[IPv4Address, IPv4Address] = {}
+        self.modules: set[str] = set()
+        self.loadable = set(MODULE_OF_KIND.values())
+        self.defaults: dict[str, int] = {}
+        self.ipv6 = True
+        self.keeps_proto = True
+        self.announce: Callable[[Key], None] = lambda key: None
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The machine that *text* describes (see `words`)."""
+        machine = cls()
+        words.read_into(machine, text)
+        machine.put_sysctls("all")
+        return machine
+
+    def __str__(self) -> str:
+        return words.text_of(self)
+
+    # --- as it is found, no questions asked --------------------------------------------------------------------
+
+    def put_link(self, link: Link) -> None:
+        """Have *link*, with the sysctls every link has."""
+        self.links[link.name] = link
+        self.put_sysctls(link.name)
+
+    def put_sysctls(self, name: str) -> None:
+        """Have the sysctls of a link that was just made."""
+        for word in (*IPV4_NAMES, *(f"ipv6.{leaf}" for leaf in IPV6_NAMES if self.ipv6)):
+            if (name, word) not in (("all", "ipv6.disable_ipv6"), ("all", "ipv6.addr_gen_mode")):
+                self.sysctls.setdefault(words.sysctl_key(name, word), self.defaults.get(word, 0))
+
+    def put_address(self, address: Address) -> None:
+        """Have *address*; a kernel before 5.18 forgets its IFA_PROTO."""
+        self.addresses[address.key] = address if self.keeps_proto else replace(address, proto=0)
+
+    # --- links -------------------------------------------------------------------------------------------------
+
+    def load(self, module: str) -> None:
+        """Load *module*, if it is on disk: it brings a fallback device, down, that takes everything else."""
+        if module in self.modules or module not in self.loadable:
+            return
+        self.modules.add(module)
+        for kind, name in FALLBACK.items():
+            if MODULE_OF_KIND[kind] == module:
+                self.put_link(Link(name, kind, outer=Outer()))
+                self.announce(LinkKey(name))
+
+    def add_link(self, link: Link) -> None:
+        """``ip link add``: alias is not taken at creation, the group is; the module is loaded if need be."""
+        if link.name in self.links:
+            raise Refused(errno.EEXIST)
+        if link.kind in MODULE_OF_KIND:
+            self.load(MODULE_OF_KIND[link.kind])
+            if MODULE_OF_KIND[link.kind] not in self.modules:
+                raise Refused(errno.EOPNOTSUPP)
+        self._no_clash(link)
+        self.put_link(replace(link, alias=""))
+        self.announce(link.key)
+
+    def _no_clash(self, link: Link) -> None:
+        """Two links of one kind cannot wait for the same packets."""
+        if link.outer is None:
+            return
+        for other in self.links.values():
+            if other.name != link.name and other.kind == link.kind and other.outer:
+                if other.outer.external and link.outer.external:
+                    raise Refused(errno.EEXIST)
+                if not other.outer.external and not link.outer.external and _match(other.outer, link.outer):
+                    raise Refused(errno.EEXIST)
+
+    def change_link(self, link: Link) -> None:
+        """``ip link change``: only what the kernel changes in place (facts A8)."""
+        found = self._link(link.name)
+        if found.kind != link.kind or found.outer is None or link.outer is None:
+            raise Refused(errno.EOPNOTSUPP)
+        if found.name in FALLBACK.values() or found.outer.external != link.outer.external:
+            raise Refused(errno.EINVAL)
+        if (found.outer.remote is None) != (link.outer.remote is None):
+            raise Refused(errno.EINVAL)
+        self._no_clash(link)
+        outer = replace(link.outer, protocol=found.outer.protocol)  # a change of mode is silently ignored
+        self.links[link.name] = replace(found, outer=outer)
+        if found.up:
+            self.announce(found.key)
+
+    def mark_link(self, name: str, group: int, alias: str) -> None:
+        """``ip link set group ... alias ...``; the alias of a link that is down changes without a word."""
+        found = self._link(name)
+        self.links[name] = replace(found, group=group, alias=alias)
+        if found.up or found.group != group:
+            self.announce(LinkKey(name))
+
+    def rename_link(self, name: str, to: str) -> None:
+        """``ip link set name``: addresses and sysctls go with it, the label of the first address does not."""
+        found = self._link(name)
+        if to in self.links:
+            raise Refused(errno.EEXIST)
+        self.links = {(to if key == name else key): link for key, link in self.links.items()}
+        self.links[to] = replace(found, name=to)
+        first = True
+        for key, address in list(self.addresses.items()):
+            if key.link == name:
+                label = to if first else to + address.label.removeprefix(name)
+                renamed = replace(address, link=to, label=label[:15] if address.ip.version == 4 else "")
+                first = first and address.ip.version == 6
+                self.addresses.pop(key)
+                self.addresses[renamed.key] = renamed
+        for path in [key for key in self.sysctls if key.path.split("/")[3] == name]:
+            family, leaf = path.path.split("/")[1], path.path.split("/")[4]
+            self.sysctls[SysctlKey(f"net/{family}/conf/{to}/{leaf}")] = self.sysctls.pop(path)
+        self.announce(LinkKey(name))
+        self.announce(LinkKey(to))
+
+    def set_up(self, name: str, up: bool) -> None:
+        """``ip link set up|down``: going down takes the IPv6 addresses of global scope with it, for good."""
+        found = self._link(name)
+        self.links[name] = replace(found, up=up)
+        if found.up == up:
+            return
+        self.announce(LinkKey(name))
+        if not up:
+            for key in [k for k, a in self.addresses.items() if k.link == name and k.ip.version == 6 and not a.scope]:
+                self._drop(key)
+
+    def delete_link(self, name: str) -> None:
+        """``ip link del``: addresses and sysctls go with it; fallback devices do not go at all."""
+        self._link(name)
+        if name in FALLBACK.values():
+            return
+        for key in [key for key in self.addresses if key.link == name]:
+            self._drop(key)
+        for path in [key for key in self.sysctls if key.path.split("/")[3] == name]:
+            del self.sysctls[path]
+        del self.links[name]
+        self.announce(LinkKey(name))
+
+    def _link(self, name: str) -> Link:
+        if name not in self.links:
+            raise Refused(errno.ENODEV)
+        return self.links[name]
+
+    # --- addresses ---------------------------------------------------------------------------------------------
+
+    def add_address(self, address: Address) -> None:
+        """``ip addr add``: IPv4 is keyed by address and prefix length, IPv6 by the address alone."""
+        self._can_have(address)
+        if self._same(address) is not None:
+            raise Refused(errno.EEXIST)
+        self.put_address(address if address.label or address.ip.version == 6 else _labelled(address))
+        self.announce(address.key)
+
+    def replace_address(self, address: Address) -> None:
+        """``ip addr replace``: sets proto and lifetimes in place, and never scope, label or prefix length."""
+        self._can_have(address)
+        found = self._same(address)
+        if found is None:
+            self.add_address(address)
+            return
+        changed = replace(
+            found, proto=address.proto, permanent=address.permanent, deprecated=address.deprecated
+        )
+        self.put_address(changed)
+        self.announce(changed.key)
+
+    def delete_address(self, key: AddressKey) -> None:
+        """``ip addr del``."""
+        self._link(key.link)
+        if key not in self.addresses:
+            raise Refused(errno.EADDRNOTAVAIL)
+        self._drop(key)
+
+    def _can_have(self, address: Address) -> None:
+        self._link(address.link)
+        if address.ip.version == 6:
+            if not self.ipv6:
+                raise Refused(errno.EOPNOTSUPP)
+            if self.sysctls.get(words.sysctl_key(address.link, "ipv6.disable_ipv6")):
+                raise Refused(errno.EACCES)
+
+    def _same(self, address: Address) -> Address | None:
+        if address.ip.version == 4:
+            return self.addresses.get(address.key)
+        here = (a for a in self.addresses.values() if a.link == address.link and a.ip == address.ip)
+        return next(here, None)
+
+    def _drop(self, key: AddressKey) -> None:
+        del self.addresses[key]
+        self.announce(key)
+
+    # --- sysctls, routes ---------------------------------------------------------------------------------------
+
+    def write_sysctl(self, key: SysctlKey, value: int) -> None:
+        """``sysctl -w``: reverse path and forwarding are announced, the ARP ones are not (facts A2)."""
+        if key not in self.sysctls:
+            raise Refused(errno.ENOENT)
+        changed = self.sysctls[key] != value
+        self.sysctls[key] = value
+        _, _, _, link, leaf = key.path.split("/")
+        if changed and leaf in ("rp_filter", "forwarding"):
+            self.announce(SysctlKey(f"net/ipv4/conf/{link}"))
+
+
+def _match(one: Outer, other: Outer) -> bool:
+    return (one.local, one.remote, one.key) == (other.local, other.remote, other.key)
+
+
+def _labelled(address: Address) -> Address:
+    return replace(address, label=address.link)
