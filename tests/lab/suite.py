@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lab.machine import lanes
-from tests.lab.machine.job import REPOSITORY, LaneError, say
+from tests.lab.machine.job import NO_RESULT, REPOSITORY, TIMED_OUT, LaneError, say
 
 PROGRAMS = Path(sys.executable).parent
 NO_TESTS = 5  # pytest's exit status when it collected nothing
-LONG = 4  # a long campaign may take this many times as long
+TIMEOUT = 900  # seconds for the tests of a lane
+SLOWER = 2  # under emulation
+LONGER = 4  # with --long
+ENDINGS = {TIMED_OUT: "the machine's time ran out", NO_RESULT: "no result came back from the machine"}
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def heading(text: str) -> None:
+def heading(name: str, text: str) -> None:
     """Tell slices apart on the terminal."""
-    print(f"\n== {text} ==", flush=True)
+    print(f"\n== {name}: {text}", flush=True)
 
 
 def marks(options: Options, *words: str) -> list[str]:
@@ -91,7 +94,7 @@ def count(outcome: Outcome, report: Path, status: int) -> None:
         outcome.notes.append("no tests")
     elif status != 0 and outcome.failed == 0:
         outcome.failed += 1
-        outcome.notes.append(f"ended with exit status {status} and no report of a failed test")
+        outcome.notes.append(ENDINGS.get(status, f"ended with exit status {status} and no report of a failed test"))
     elif status == 0 and not suites:
         outcome.failed += 1
         outcome.notes.append("ended well, but reported nothing")
@@ -125,6 +128,7 @@ def pytest_here(name: str, options: Options, wrap: list[str]) -> Outcome:
     outcome = Outcome(name)
     folder = REPOSITORY / "tests" / name
     if not any(folder.rglob("test_*.py")):
+        print("no tests", flush=True)
         outcome.notes.append("no tests")
         return outcome
     report = options.scratch / f"{name}.xml"
@@ -146,7 +150,10 @@ def fake(options: Options) -> Outcome:
 
 
 def netns(options: Options) -> Outcome:
-    """This host's kernel, from inside a namespace, so that not even a mistake reaches the host's own interfaces."""
+    """This host's kernel, in namespaces.
+
+    The whole slice is in one already, so that not even a mistake reaches the host's own interfaces.
+    """
     if os.geteuid() != 0:
         return Outcome("netns", skipped=1, notes=["skipped: needs root"])
     inside = 'mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up; exec "$@"'
@@ -154,20 +161,21 @@ def netns(options: Options) -> Outcome:
 
 
 class MachineRun:
-    """One job in a lane, started now and waited for later; its output is shown when it is waited for."""
+    """The tests in ``tests/lab`` as one job in a lane; started, and later waited for."""
 
-    def __init__(self, name: str, lane: str, options: Options, timeout: int, words: tuple[str, ...]) -> None:
+    def __init__(self, name: str, lane: str, options: Options) -> None:
+        reference = name == "lab-reference"
         self.outcome = Outcome(name)
         self.start = time.monotonic()
         self.out = options.scratch / name
         self.log = options.scratch / f"{name}.log"
-        limit = timeout * (LONG if options.long else 1)
+        limit = TIMEOUT * (1 if lane != "qemu" else SLOWER) * (LONGER if options.long else 1)
         argv = [sys.executable, "-m", "tests.lab.machine", "--lane", lane, "--timeout", str(limit)]
-        argv += ["--profile", "full" if lane == "qemu" else "lean"]
-        argv += ["--out", str(self.out), *(["--env", "DSR_LONG=1"] if options.long else []), "--"]
+        argv += ["--profile", "full" if reference else "lean", "--out", str(self.out)]
+        argv += [*(["--env", "DSR_LONG=1"] if options.long else []), "--"]
         argv += ["python3", "-m", "pytest", "-q", "tests/lab", "--junitxml=out/junit.xml"]
-        argv += ["--timeout=300" if lane == "qemu" else "--timeout=120", *marks(options, *words), *options.pytest]
-        self.argv = argv
+        argv += ["--timeout=300" if lane == "qemu" else "--timeout=120"]
+        self.argv = [*argv, *marks(options, "reference" if reference else "not reference"), *options.pytest]
 
     def finish(self, status: int) -> Outcome:
         """Count what came back."""
@@ -191,19 +199,11 @@ def follow(process: subprocess.Popen[bytes], log: Path) -> int:
                 time.sleep(0.2)
 
 
-def fast_lane(outcome: Outcome) -> str | None:
-    """The lane for the fast tests; if the reference lane has to stand in, the summary says so."""
-    try:
-        lane = lanes.choose("auto")
-    except LaneError as reason:
-        outcome.failed += 1
-        outcome.notes.append(f"cannot run: {reason}")
-        return None
-    if lane == "qemu":
-        outcome.notes.append("in qemu, because user-mode Linux cannot be had here")
-    elif lane == "here":
-        outcome.notes.append("on this host's own kernel, because user-mode Linux cannot be had here")
-    return lane
+def fast_lane() -> tuple[str, list[str]]:
+    """The lane for the fast tests; if another has to stand in, the summary says so."""
+    lane = lanes.choose("auto")
+    where = {"qemu": "in qemu", "here": "on this host's own kernel"}.get(lane)
+    return lane, [f"{where}, because user-mode Linux cannot be had here"] if where else []
 
 
 def lab(options: Options, wanted: list[str]) -> Iterator[Outcome]:
@@ -211,34 +211,30 @@ def lab(options: Options, wanted: list[str]) -> Iterator[Outcome]:
     if not any((REPOSITORY / "tests/lab").rglob("test_*.py")):
         yield from (Outcome(name, notes=["no tests"]) for name in wanted)
         return
+    start = time.monotonic()
+    ready: dict[str, tuple[str, list[str]]] = {}
+    for name in wanted:
+        try:
+            ready[name] = fast_lane() if name == "lab-fast" else (lanes.choose("qemu"), [])
+        except LaneError as reason:
+            yield Outcome(name, failed=1, seconds=time.monotonic() - start, notes=[f"cannot run: {reason}"])
     with contextlib.ExitStack() as stack:
-        reference: tuple[MachineRun, subprocess.Popen[bytes]] | None = None
-        fast = Outcome("lab-fast")
-        lane = fast_lane(fast) if "lab-fast" in wanted else None
-        if "lab-reference" in wanted:
-            try:
-                lanes.choose("qemu")
-            except LaneError as reason:
-                yield Outcome("lab-reference", failed=1, notes=[f"cannot run: {reason}"])
+        background: tuple[MachineRun, subprocess.Popen[bytes]] | None = None
+        if set(ready) == set(LAB) and ready["lab-fast"][0] != "qemu":
+            say("the reference machine runs in the background meanwhile")
+            job = MachineRun("lab-reference", "qemu", options)
+            background = job, stack.enter_context(child(job.argv, job.log))
+        for name, (lane, notes) in ready.items():
+            heading(name, "tests/lab on a Debian 13 machine" if lane == "qemu" else "tests/lab on a real kernel, fast")
+            if name == "lab-reference" and background is not None:
+                job, process = background
+                status = follow(process, job.log)
             else:
-                job = MachineRun("lab-reference", "qemu", options, 1200, ("reference",))
-                if lane not in (None, "qemu"):
-                    say("the reference machine runs in the background meanwhile")
-                reference = job, stack.enter_context(child(job.argv, job.log))
-        if "lab-fast" in wanted:
-            if lane is None:
-                yield fast
-            else:
-                heading("lab-fast: tests/lab on a real kernel, in seconds")
-                job = MachineRun("lab-fast", lane, options, 900, ("not reference",))
-                job.outcome.notes += fast.notes
+                job = MachineRun(name, lane, options)
                 with child(job.argv) as process:
                     status = process.wait()
-                yield job.finish(status)
-        if reference is not None:
-            heading("lab-reference: tests/lab on a Debian 13 machine")
-            job, process = reference
-            yield job.finish(follow(process, job.log))
+            job.outcome.notes += notes
+            yield job.finish(status)
 
 
 INNER: dict[str, Callable[[Options], Outcome]] = {"lint": lint, "unit": unit, "fake": fake, "netns": netns}
@@ -249,7 +245,7 @@ def run(wanted: list[str], options: Options) -> Iterator[Outcome]:
     """Run the slices in order."""
     for name, slice_ in INNER.items():
         if name in wanted:
-            heading(f"{name}: {(slice_.__doc__ or '').splitlines()[0]}")
+            heading(name, (slice_.__doc__ or "").splitlines()[0].rstrip("."))
             start = time.monotonic()
             outcome = slice_(options)
             outcome.seconds = time.monotonic() - start

@@ -110,7 +110,7 @@ def run(argv: Sequence[str], *, log: Path, timeout: float, boot_timeout: float) 
                 if elapsed > timeout:
                     timed_out = f"timed out after {timeout:.0f} s"
                 elif not console.began and elapsed > boot_timeout:
-                    timed_out = f"timed out: the job had not begun after {boot_timeout:.0f} s"
+                    timed_out = f"timed out after {boot_timeout:.0f} s without having begun the job"
             console.flush()
         finally:
             _end(process, grace=3.0 if console.ended else 0.0)

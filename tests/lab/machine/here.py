@@ -46,12 +46,13 @@ exec chroot . "$@"
 def prepare() -> None:
     """See whether this kernel can do it; LaneError if not."""
     host.need_root()
-    host.need(host.NAMESPACES)
+    host.need(host.MODULES)
     for module in MODULES:
         subprocess.run(["modprobe", "-q", module], check=False)
     probe = subprocess.run(["unshare", "--net", "sh", "-ec", PROBE], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         raise LaneError(f"this host's kernel has not all of {', '.join(MODULES)}: {probe.stderr.strip()}")
+    host.need(host.NAMESPACES)
 
 
 def run(job: Job) -> Result:

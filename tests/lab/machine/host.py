@@ -12,7 +12,8 @@ from tests.lab.machine.job import LaneError, say
 IMAGES = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "zstd": "zstd", "unshare": "util-linux"}
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 QEMU = {"qemu-system-x86_64": "qemu-system-x86"}
-NAMESPACES = {"ip": "iproute2", "ipvsadm": "ipvsadm", "modprobe": "kmod", "sysctl": "procps", "ping": "iputils-ping"}
+MODULES = {"ip": "iproute2", "modprobe": "kmod"}
+NAMESPACES = {"ipvsadm": "ipvsadm", "sysctl": "procps", "ping": "iputils-ping"}
 
 
 def need(programs: Mapping[str, str], files: Mapping[str, str] | None = None) -> None:

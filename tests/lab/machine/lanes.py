@@ -47,6 +47,6 @@ def run(name: str, job: Job) -> Result:
     """
     result = LANES[name].run(job)
     if result.status is None and not result.began:
-        say(f"{name}: {result.trouble} before the job had begun; trying once more")
+        say(f"{name}: {result.trouble}; the job had not begun, so it is tried once more")
         result = LANES[name].run(job)
     return result

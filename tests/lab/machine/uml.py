@@ -41,7 +41,7 @@ def prepare() -> None:
     verdict = images.uml() / f"starts-{_processor()}"
     if not verdict.exists():
         result = run(Job(["true"], timeout=BOOT_TIMEOUT))
-        verdict.write_text(result.trouble)
+        verdict.write_text(result.trouble.strip())
     if verdict.read_text():
         raise LaneError(f"user-mode Linux does not start on this processor ({verdict.read_text()})")
 
