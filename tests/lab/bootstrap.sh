@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by tests/run and tests/demo, in the repository's root: makes the Python environment of the tests in the cache
 # directory, installing with apt-get what that needs, and sets $python to its interpreter.
 

@@ -23,7 +23,7 @@ test -e /proc/net/ip_vs
 
 # A job may write where it likes: the host's files are seen through an overlay in memory, as in the other lanes.
 SPACES = """
-scratch=$1; shift
+scratch=$1 prefix=$2 base=$3; shift 3
 mount --make-rprivate /
 mkdir "$scratch/root"
 mount -t tmpfs tmpfs "$scratch/root"
@@ -31,6 +31,12 @@ cd "$scratch/root"
 mkdir upper work root
 mount -t overlay overlay -o "lowerdir=/,upperdir=$PWD/upper,workdir=$PWD/work" root
 cd root
+for part in /usr /etc /var "$prefix" "$base"; do  # what lies on a file system of its own is not in the overlay
+    [ -n "$(ls -A "$part")" ] && [ -z "$(ls -A ".$part" 2>/dev/null)" ] || continue
+    mkdir -p ".$part"
+    mount --bind "$part" ".$part"
+    mount -o remount,bind,ro ".$part"
+done
 mount --rbind /dev dev
 mount -t proc proc proc
 mount -t sysfs sysfs sys
@@ -63,7 +69,8 @@ def run(job: Job) -> Result:
         pack(job, "here", scratch / "job.tar")
         spaces = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
         inside = ["env", f"LAB_PYTHON={Path(sys.prefix) / 'bin'}", "sh", "/run/lab/job.sh", "/run/lab"]
-        argv = [*spaces, "sh", "-ec", SPACES, "sh", str(scratch), *inside, "/run/result/result.tar"]
+        places = [str(scratch), sys.prefix, sys.base_prefix]
+        argv = [*spaces, "sh", "-ec", SPACES, "sh", *places, *inside, "/run/result/result.tar"]
         log = scratch / "console.log"
         ending = console.run(argv, log=log, timeout=job.timeout, boot_timeout=60.0)
         result = scratch / "result.tar"

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Started by lab.service: finds the two disks the host handed in, unpacks the job, runs it.
 modprobe -a virtio_blk
-job= result=
+job=''
+result=''
 for _ in $(seq 100); do
 	for disk in /sys/block/vd*; do
 		case $(cat "$disk/serial" 2>/dev/null) in
