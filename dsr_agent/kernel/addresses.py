@@ -28,7 +28,7 @@ from dsr_agent.kernel.netlink import (
 )
 from dsr_agent.kernel.refusals import explain
 from dsr_agent.state.actions import AddAddress, DeleteAddress, ReplaceAddress
-from dsr_agent.state.errors import DsrError, Foreign, NotYet, Transient
+from dsr_agent.state.errors import DsrError, Foreign, NotYet, Transient, Unsupported
 from dsr_agent.state.model import Address, AddressKey, Ip
 from dsr_agent.state.report import Outcome, Result
 
@@ -189,5 +189,10 @@ def _error(action: AddressAction, answer: Refusal) -> DsrError:
         return Foreign(
             f"{action.address.ip} is on {action.address.link} with another prefix length",
             "remove that address",
+        )
+    if action.address.ip.version == 6 and answer.errno in (errno.EACCES, errno.EOPNOTSUPP):
+        link = action.address.link
+        return Unsupported(
+            f"cannot {action}: IPv6 is switched off on {link}", f"sysctl -w net.ipv6.conf.{link}.disable_ipv6=0"
         )
     return explain(answer.errno, f"cannot {action}", str(answer))

@@ -135,6 +135,8 @@ def _plan_vip(
             return  # IPv6 knows an address on a link by the address alone
         steps.vips.append(AddAddress(wanted, Why.MISSING))
     elif not owns_address(found):
+        if found.proto:
+            return  # another program's mark is on it: it does its work, and adopting it would be a quarrel
         if observed.keeps_proto:  # else there is no way to mark it in place, and it does its work unmarked
             steps.vips.append(ReplaceAddress(wanted, Why.ADOPTED))
     elif _differs(wanted, found, observed):

@@ -77,7 +77,9 @@ class Narrator:
         for kind, run in groupby(visible, key=lambda action: (type(action), action.why)):
             actions = list(run)
             if len(actions) > _ONE_BY_ONE:
-                yield Line(level, f"{len(actions)} x {kind[1]}; {_verb(actions[0])} in {_time(report.seconds)}")
+                noun = "VIPs" if actions[0].key in self._desired.vips else "things"
+                told = f"{kind[1]}; {_verb(actions[0])} in {_time(report.seconds)}"
+                yield Line(level, f"{len(actions)} {noun}, each: {told}")
                 continue
             for action in actions:
                 by = f" (undone by {report.by[action.key]})" if action.key in report.by else ""
