@@ -138,8 +138,8 @@ class Reconciler:
             outcomes += done
             observed = await self._observe(again)
             todo = plan(self._desired, observed, scope)
-            if not any(outcome.result is Result.DONE for outcome in done):
-                break
+            if any(outcome.result is not Result.DONE for outcome in done):
+                break  # trying again at once would meet the same refusal
         finished = self._clock.now()
         if cause is Cause.DRIFT:
             self._fights.repaired(_repaired(outcomes), finished)
@@ -188,12 +188,12 @@ class Reconciler:
         if report.scope.host:
             self._due["poll"] = now + self._rhythm.poll
         undone = bool(report.remaining.actions)
-        self._retry = self._retry.after(undone)
+        self._undone = self._undone - report.scope | (report.scope if undone else Scope())
         if undone:
-            self._undone |= report.scope
+            self._retry = self._retry.after(undone=True)
             self._due["retry"] = now + self._retry.delay
-        else:
-            self._undone = Scope()
+        elif not self._undone:
+            self._retry = cadence.Retry()
             self._due.pop("retry", None)
         if (release := self._fights.next_release(now)) is not None:
             self._due["retry"] = min(self._due.get("retry", release), release)
