@@ -162,12 +162,12 @@ class Host:
         if self._watched >= 0:
             loop.remove_reader(self._watched)
         self._watched = self._monitor.fileno()
-        loop.add_reader(self._watched, self._take_in)
+        loop.add_reader(self._watched, self._take_in, monitor.IN_PASSING)
 
-    def _take_in(self) -> None:
+    def _take_in(self, at_most: int = monitor.ALL) -> None:
         """Bring the copy up to date with what was announced, and remember which keys to look at again."""
         before = self._monitor.fileno()
-        for message in self._monitor.drain(self._announcements_lost):
+        for message in self._monitor.drain(at_most, self._announcements_lost):
             self._take(message)
         if self._monitor.fileno() != before or self._watched != before:
             self._watch()

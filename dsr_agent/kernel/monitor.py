@@ -25,8 +25,10 @@ _GROUPS = {
     "ipv6 netconf": 25,
 }
 _RECEIVE = 1 << 16
-# What one look takes at most, so that a storm of announcements cannot keep the program from everything else.
-_AT_ONCE = 2048
+# What is taken at most, so that a storm of announcements cannot keep the program from everything else: in passing,
+# and when somebody is about to rely on the copy that announcements keep current.
+IN_PASSING = 2048
+ALL = 1 << 20
 
 # Room for a storm: 16,000 announcements overflow the default buffer, none of them this one (facts A3). The memory
 # is only used while announcements wait.
@@ -63,13 +65,13 @@ class Monitor:
         """Stop listening."""
         self._socket.close()
 
-    def drain(self, on_replace: Callable[[], None]) -> Iterator[Message]:
+    def drain(self, at_most: int, on_replace: Callable[[], None]) -> Iterator[Message]:
         """
-        Everything that waits, without blocking, up to a bound.
+        Everything that waits, without blocking, up to *at_most* datagrams.
 
         Calls *on_replace* when announcements were dropped and a new socket is listening.
         """
-        for _ in range(_AT_ONCE):
+        for _ in range(at_most):
             try:
                 data = self._socket.recv(_RECEIVE)
             except BlockingIOError:
