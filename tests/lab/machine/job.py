@@ -80,9 +80,9 @@ def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _command_script(job: Job, lane: str) -> str:
-    terminal = os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb"
+    seen = {"TERM": os.environ.get("TERM", "dumb")} if sys.stdout.isatty() else {"TERM": "dumb", "NO_COLOR": "1"}
     columns = str(shutil.get_terminal_size((120, 25)).columns)
-    values = {"DSR_LAB": lane, "DSR_LAB_PROFILE": job.profile, "TERM": terminal, "COLUMNS": columns, **job.environment}
+    values = {"DSR_LAB": lane, "DSR_LAB_PROFILE": job.profile, "COLUMNS": columns, **seen, **job.environment}
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(values.items())]
     return "\n".join([*exports, "exec " + shlex.join(job.command), ""])
 
