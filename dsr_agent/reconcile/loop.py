@@ -188,10 +188,12 @@ class Reconciler:
         if report.scope.host:
             self._due["poll"] = now + self._rhythm.poll
         undone = bool(report.remaining.actions)
-        self._undone = self._undone - report.scope | (report.scope if undone else Scope())
+        elsewhere = self._undone - report.scope
+        self._undone = elsewhere | (report.scope if undone else Scope())
         if undone:
             self._retry = self._retry.after(undone=True)
-            self._due["retry"] = now + self._retry.delay
+            due = now + self._retry.delay
+            self._due["retry"] = min(self._due.get("retry", due), due) if elsewhere else due
         elif not self._undone:
             self._retry = cadence.Retry()
             self._due.pop("retry", None)

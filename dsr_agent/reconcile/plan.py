@@ -196,7 +196,7 @@ def _plan_tunnels(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
         if name in observed.links and name not in blocked:
             steps.links += _address_steps(name, observed)
             if not observed.links[name].up:
-                steps.links.append(BringUp(name, Why.DOWN))
+                steps.links.append(BringUp(name, Why.DOWN, (tunnel_address(name).key,)))
 
 
 def _plan_link(item: Carried, observed: Observed, steps: _Steps) -> bool:
@@ -260,7 +260,7 @@ def _finish(found: Link, item: Carried, observed: Observed) -> Iterator[Action]:
     if found.alias != wanted.alias:
         yield MarkLink(wanted.name, wanted.group, wanted.alias, Why.UNMARKED)
     if not found.up:
-        yield BringUp(wanted.name, Why.DOWN)
+        yield BringUp(wanted.name, Why.DOWN, (tunnel_address(wanted.name).key,))
 
 
 def _make(link: Link, item: Carried, observed: Observed, why: Why) -> Iterator[Action]:

@@ -336,16 +336,11 @@ class Scope:
         """What is still to be looked at after *looked_at*."""
         if looked_at.everything:
             return Scope()
-        return Scope(self.everything, self.host and not looked_at.host, self.addresses - looked_at.addresses)
+        host = self.host and (self.everything or not looked_at.host)
+        return Scope(self.everything, host, self.addresses - looked_at.addresses)
 
     def __bool__(self) -> bool:
         return self.everything or self.host or bool(self.addresses)
-
-    def covers(self, other: Scope) -> bool:
-        """Whether whoever looks here has looked at all of *other* as well."""
-        if self.everything:
-            return True
-        return not other.everything and self.host >= other.host and self.addresses >= other.addresses
 
 
 EVERYTHING = Scope(everything=True, host=True)
