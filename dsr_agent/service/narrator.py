@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
+from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS
 from dsr_agent.state.actions import (
     Action,
     AddAddress,
@@ -26,7 +27,7 @@ from dsr_agent.state.actions import (
     Why,
     WriteSysctl,
 )
-from dsr_agent.state.model import Desired, Key
+from dsr_agent.state.model import AddressKey, Desired, Key, Scope
 from dsr_agent.state.report import Cause, Report, Result
 
 # More of one kind than this in one pass is told as a number.
@@ -47,7 +48,6 @@ class Narrator:
         self._desired = desired
         self._troubles: dict[Key, str] = {}
         self._fights: frozenset[Key] = frozenset()
-        self._out_of_sync_passes = 0
 
     def reload(self, desired: Desired) -> None:
         """Go on with another file."""
@@ -88,24 +88,18 @@ class Narrator:
 
     def _troubled(self, report: Report) -> Iterator[Line]:
         """Problems that are new, and the news that there are none any more."""
-        now = {problem.key: str(problem.error) for problem in report.problems}
+        now: dict[Key, str] = {}
+        for problem in report.problems:  # the first is the cause; what was skipped because of it comes after
+            now.setdefault(problem.key, str(problem.error))
         fresh = [(key, text) for key, text in now.items() if self._troubles.get(key) != text]
         for key, text in fresh[:_ONE_BY_ONE]:
             yield Line(logging.ERROR, f"{self._named(key)}: {text}")
         if len(fresh) > _ONE_BY_ONE:
             yield Line(logging.ERROR, f"and {len(fresh) - _ONE_BY_ONE} more; see dsr-agent status")
-        self._troubles = now if report.scope.everything or now else self._still(report)
-        if now:
-            self._out_of_sync_passes += 1
-        elif not self._troubles and self._out_of_sync_passes:
+        before = self._troubles
+        self._troubles = {key: text for key, text in before.items() if not _looked_at(key, report.scope)} | now
+        if before and not self._troubles:
             yield Line(logging.INFO, "in sync again")
-            self._out_of_sync_passes = 0
-
-    def _still(self, report: Report) -> dict[Key, str]:
-        """A pass that looked at a part only cannot say that the rest is well."""
-        if report.scope.host:
-            return {}
-        return {key: text for key, text in self._troubles.items() if key not in report.scope.addresses}
 
     def _fought(self, report: Report) -> Iterator[Line]:
         for key in sorted(report.fights.keys() - self._fights, key=str):
@@ -157,3 +151,10 @@ def _verb(action: Action) -> str:
 
 def _time(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _looked_at(key: Key, scope: Scope) -> bool:
+    """Whether a pass over *scope* can say that all is well with *key*; one that looked elsewhere cannot."""
+    if scope.everything or key in scope.addresses:
+        return True
+    return scope.host and not (isinstance(key, AddressKey) and key.ip != TUNNEL_ADDRESS)
