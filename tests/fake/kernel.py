@@ -150,6 +150,9 @@ class FakeKernel:
             raise fault.error
         self.looks.append(scope)
         machine = self.machine
+        links_read = scope.everything or scope.host or not self._copy_good
+        if links_read and any(key.link not in machine.links for key in self._copy):
+            self._copy_good = False  # made under names that are no more
         if scope.everything or not self._copy_good:
             self._copy = dict(machine.addresses)
             self._copy_good = True

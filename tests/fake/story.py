@@ -64,6 +64,17 @@ def desired(file: str) -> Desired:
         return load(path, environ={}).desired
 
 
+def sorted_lines(host: str) -> list[tuple[str, list[str]]]:
+    """A machine as text, its addresses in no particular order: what is put back comes last in the kernel's list."""
+    blocks: list[tuple[str, list[str]]] = []
+    for line in host.splitlines():
+        if line.startswith(" "):
+            blocks[-1][1].append(line)
+        else:
+            blocks.append((line, []))
+    return sorted((head, sorted(rest)) for head, rest in blocks)
+
+
 class Story:
     """
     The agent running over *kernel*; a context manager.
@@ -105,11 +116,14 @@ class Story:
 
     async def moment(self) -> None:
         """Wait for what an announcement leads to, collecting included; nothing that is not announced is met."""
-        await self.clock.advance(0.1)
+        await self.seconds(0.1)
 
     async def seconds(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass; an agent that ended in the meantime is the test's failure."""
         await self.clock.advance(seconds)
+        assert self._running is not None
+        if self._running.done():
+            self._running.result()
 
     async def hears(self, *commands: str, by: int = 0) -> None:
         """Somebody runs *commands*, and a moment passes."""

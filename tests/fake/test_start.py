@@ -9,7 +9,7 @@ async def test_a_bare_host_becomes_a_real_server() -> None:
     """Module, tunnel, its address and sysctls, both VIPs and ARP silence, in one pass."""
     async with Story() as story:
         assert story.host == IN_SYNC
-        assert story.log() == ["INFO started: 1 tunnel, 2 VIPs; 13 steps, in sync after 0.0 ms"]
+        assert story.log() == ["INFO started: 1 tunnel, 2 VIPs; 14 steps, in sync after 0.0 ms"]
         assert [report.in_sync for report in story.reports][:1] == [True]
 
 
