@@ -39,7 +39,12 @@ class _Quarrel:
 
 
 class Fights:
-    """Which keys somebody keeps undoing. After `FIGHT_REPAIRS` repairs within `FIGHT_WINDOW` seconds, a key is held."""
+    """
+    Which keys somebody keeps undoing.
+
+    After `FIGHT_REPAIRS` repairs within `FIGHT_WINDOW` seconds a key is held, and after each further repair again,
+    until it needs none for `FIGHT_WINDOW` seconds.
+    """
 
     def __init__(self) -> None:
         self._quarrels: dict[Key, _Quarrel] = {}
@@ -50,7 +55,7 @@ class Fights:
             quarrel = self._quarrels.setdefault(key, _Quarrel())
             quarrel.repairs.append(now)
             self._forget(quarrel, now)
-            if len(quarrel.repairs) >= FIGHT_REPAIRS:
+            if quarrel.pause or len(quarrel.repairs) >= FIGHT_REPAIRS:
                 quarrel.pause = min(max(quarrel.pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
                 quarrel.until = now + quarrel.pause
 

@@ -141,8 +141,11 @@ class Reconciler:
             if any(outcome.result is not Result.DONE for outcome in done):
                 break  # trying again at once would meet the same refusal
         finished = self._clock.now()
-        if cause is Cause.DRIFT:
-            self._fights.repaired(_repaired(outcomes), finished)
+        repaired = _repaired(outcomes)
+        if cause is Cause.RETRY:
+            repaired &= self._fights.going_on(finished).keys()  # what was held has been undone before
+        if cause in (Cause.DRIFT, Cause.RETRY):
+            self._fights.repaired(repaired, finished)
         report = Report(
             scope=scope,
             cause=cause,
