@@ -45,12 +45,12 @@ from tests.fake.machine import Machine, Refused
 US = -1
 NOBODY = 0
 Verb: TypeAlias = type[Action] | str
-"""What can be made to fail: a kind of action, or ``"observe"``."""
+"""What can be waited for: a kind of action, or ``"observe"``."""
 
 
 @dataclass
 class _Fault:
-    verb: Verb
+    verb: type[Action]
     error: DsrError
     once: bool
     done: bool
@@ -74,6 +74,7 @@ class FakeKernel:
         self._something = asyncio.Event()
         self._faults: list[_Fault] = []
         self._hooks: list[tuple[Verb, Callable[[], None]]] = []
+        self._unreadable: list[OSError] = []
         self.looks: list[Scope] = []
 
     def __str__(self) -> str:
@@ -118,13 +119,17 @@ class FakeKernel:
         finally:
             self._hearing = True
 
-    def fail_next(self, verb: Verb, error: DsrError, *, done: bool = False) -> None:
+    def fail_next(self, verb: type[Action], error: DsrError, *, done: bool = False) -> None:
         """The next *verb* fails; *done*: although it was done (the answer got lost)."""
         self._faults.append(_Fault(verb, error, once=True, done=done))
 
-    def fail_always(self, verb: Verb, error: DsrError) -> None:
+    def fail_always(self, verb: type[Action], error: DsrError) -> None:
         """Every *verb* fails until `heal`."""
         self._faults.append(_Fault(verb, error, once=False, done=False))
+
+    def refuse_to_be_read_next(self, error: OSError) -> None:
+        """The next look at anything is refused."""
+        self._unreadable.append(error)
 
     def heal(self) -> None:
         """What was made to fail always works again."""
@@ -137,7 +142,7 @@ class FakeKernel:
 
     def assert_failures_were_met(self) -> None:
         """A test that injects a failure which nothing runs into tests nothing."""
-        unmet = [fault.verb for fault in self._faults if not fault.hits]
+        unmet = [fault.verb for fault in self._faults if not fault.hits] + ["observe"] * len(self._unreadable)
         assert not unmet, f"never ran into the injected failure of {unmet}: does the test need updating?"
 
     # --- the port ----------------------------------------------------------------------------------------------
@@ -146,8 +151,8 @@ class FakeKernel:
         """See `port.Kernel.observe`."""
         await asyncio.sleep(0)
         self._hook("observe")
-        if fault := self._fault("observe"):
-            raise fault.error
+        if self._unreadable:
+            raise self._unreadable.pop()
         self.looks.append(scope)
         machine = self.machine
         links_read = scope.everything or scope.host or not self._copy_good
@@ -251,7 +256,7 @@ class FakeKernel:
         else:
             self._copy[key] = now
 
-    def _fault(self, verb: Verb) -> _Fault | None:
+    def _fault(self, verb: type[Action]) -> _Fault | None:
         for fault in self._faults:
             if fault.verb == verb and not (fault.once and fault.hits):
                 fault.hits += 1

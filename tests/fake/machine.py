@@ -198,9 +198,7 @@ class Machine:
         if found is None:
             self.add_address(address)
             return
-        changed = replace(
-            found, proto=address.proto, permanent=address.permanent, deprecated=address.deprecated
-        )
+        changed = replace(found, proto=address.proto, permanent=address.permanent, deprecated=address.deprecated)
         self.put_address(changed)
         self.announce(changed.key)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from textwrap import dedent
@@ -88,9 +87,7 @@ class Story:
         self.reports: list[Report] = []
         self._lines: list[str] = []
         self._narrator = Narrator(desired(file))
-        self.reconciler = Reconciler(
-            self.kernel, desired(file), clock=self.clock, publish=self._publish, rhythm=rhythm
-        )
+        self.reconciler = Reconciler(self.kernel, desired(file), clock=self.clock, publish=self._publish, rhythm=rhythm)
         self._running: asyncio.Task[None] | None = None
 
     def _publish(self, report: Report) -> None:
@@ -130,10 +127,14 @@ class Story:
         self.kernel.meddle(*commands, by=by)
         await self.moment()
 
-    async def reload(self, file: str) -> None:
+    def reload_now(self, file: str) -> None:
         """SIGHUP, with another file in place."""
         self._narrator.reload(desired(file))
         self.reconciler.reload(desired(file))
+
+    async def reload(self, file: str) -> None:
+        """SIGHUP, with another file in place, and a moment passes."""
+        self.reload_now(file)
         await self.moment()
 
     def log(self) -> list[str]:
@@ -150,7 +151,3 @@ class Story:
     def host(self) -> str:
         """The machine, as text."""
         return str(self.kernel)
-
-    def fights(self) -> Mapping[str, int]:
-        """Who is fought over, as of the last pass."""
-        return {str(key): times for key, times in self.reports[-1].fights.items()} if self.reports else {}

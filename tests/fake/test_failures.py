@@ -190,9 +190,7 @@ async def test_dependants_of_a_failed_step_are_skipped_with_the_reason() -> None
         }
         assert "192.0.2.10/32 ours" in story.host
         assert "arp_ignore=1 arp_announce=2" in story.host
-        assert story.log()[1] == (
-            "ERROR tunnel dsr-ipip: the running kernel has no module ipip: install the package"
-        )
+        assert story.log()[1] == ("ERROR tunnel dsr-ipip: the running kernel has no module ipip: install the package")
         story.kernel.heal()
 
 
