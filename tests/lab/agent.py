@@ -75,6 +75,17 @@ class Agent:
         if wait:
             self.wait_log("started: ", mark)
 
+    def settle(self) -> None:
+        """Return once it has had nothing to do for a moment: it prepares for repairs after its first pass."""
+        assert self.process
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        used, since = "", time.monotonic()
+        while time.monotonic() - since < 0.2:
+            now = " ".join(stat.read_text().rsplit(")", 1)[1].split()[11:13])
+            if now != used:
+                used, since = now, time.monotonic()
+            time.sleep(0.02)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it; its exit status."""
         assert self.process

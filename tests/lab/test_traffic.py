@@ -61,8 +61,7 @@ def test_a_quiet_second_loses_nothing(ledger: Ledger) -> None:
     """What the other tests blame on what they do is not the lab's own doing."""
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(Stream(address, port, rate=60)) for address, port, _ in WAYS]
-        for stream in streams:
-            stream.wait_answered(60)
+        streams[-1].wait_answered(60)
         tallies = [stream.finish() for stream in streams]
     ledger.add(f"nothing, on {len(WAYS)} ways at once", None, sum(tallies[1:], tallies[0]))
     assert all((tally.lost, tally.duplicates, tally.wrong) == (0, 0, 0) for tally in tallies)

@@ -269,8 +269,10 @@ class Stream:
         if not self._closing:
             self._stopping = True
             self._threads[0].join()
-            until = time.monotonic() + 2.0
+            until = time.monotonic() + 3.0
             while self._answered < len(self._fates) and time.monotonic() < until:
+                if self._fates[-1].answers:  # what is later than the last one is very late
+                    until = min(until, time.monotonic() + 0.3)
                 time.sleep(0.01)
             self._closing = True
             self._threads[1].join()

@@ -129,8 +129,8 @@ def serve(virtuals: Sequence[Virtual]) -> None:
             for port, servers in PORTS.items():
                 service = f"-{protocol} {f'[{virtual.address}]' if six else virtual.address}:{port}"
                 rules.append(f"-A {service} -s rr")
-                for server in servers:
-                    rules.append(f"-a {service} -r {SERVER_IP[server]}:{port} {WRAP[virtual.wrap]}")
+                wrap = WRAP[virtual.wrap]
+                rules += [f"-a {service} -r {SERVER_IP[server]}:{port} {wrap}" for server in servers]
     if addresses:
         ip_batch(BALANCER, addresses)
         with spaces.inside(BALANCER):

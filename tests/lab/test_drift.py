@@ -1,0 +1,157 @@
+"""Whatever another program undoes under traffic is put right again; how fast, and what it cost, is in the table."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.lab.agent import Agent, agent_settings, tunnel, vip
+from tests.lab.eye import Eye
+from tests.lab.ledger import Ledger
+from tests.lab.spaces import inside, ip, run, set_sysctls
+from tests.lab.traffic import Stream, echoes
+from tests.lab.world import RS1, Virtual, world
+
+IPIP, GRE, GRE6 = "192.0.2.10", "192.0.2.11", "2001:db8:f::10"
+MORE = [f"192.0.2.{last}" for last in range(20, 30)]
+
+CONFIG = tunnel("ipip") + tunnel("gre") + "".join(vip(address) for address in (IPIP, GRE, GRE6, *MORE))
+# What the kernel announces is repaired without waiting for the next poll, and only what it does not needs one.
+SELDOM, OFTEN = agent_settings(poll_interval=60), agent_settings(poll_interval=0.5)
+
+Do = Callable[[], object]
+
+
+def shell(*commands: str) -> Do:
+    """Commands in the real server's namespace."""
+
+    def do() -> None:
+        with inside(RS1):
+            for command in commands:
+                run(*command.split())
+
+    return do
+
+
+def write(path: str, value: int) -> Do:
+    """A sysctl of the real server."""
+    return lambda: set_sysctls(RS1, {path: value})
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Something another program does, and the VIP whose traffic is watched meanwhile."""
+
+    what: str
+    address: str
+    do: Do
+
+
+def _tunnel_drifts(name: str, kind: str, module: str, address: str) -> list[Drift]:
+    both = {
+        "deleted": shell(f"ip link del {name}"),
+        "set down": shell(f"ip link set {name} down"),
+        "renamed": shell(f"ip link set {name} name other0"),
+        "group wiped": shell(f"ip link set {name} group default"),
+        "alias and group wiped": shell(f"ip link set {name} alias other group default"),
+        "own address deleted": shell(f"ip addr del 192.0.0.8/32 dev {name}"),
+        "rp_filter = 1": write(f"ipv4/conf/{name}/rp_filter", 1),
+        "rp_filter = 0": write(f"ipv4/conf/{name}/rp_filter", 0),
+        "forwarding = 1": write(f"ipv4/conf/{name}/forwarding", 1),
+    }
+    drifts = [Drift(f"{kind} tunnel {what}", address, do) for what, do in both.items()]
+    return [*drifts, Drift(f"modprobe -r {module}", address, shell(f"modprobe -r {module}"))]
+
+
+DRIFTS = [
+    *_tunnel_drifts("dsr-ipip", "ipip", "ipip", IPIP),
+    *_tunnel_drifts("dsr-gre", "gre", "ip_gre", GRE),
+    Drift("ipip tunnel local changed", IPIP, shell("ip link change dsr-ipip type ipip local 10.3.0.99")),
+    Drift("gre tunnel local changed", GRE, shell("ip link change dsr-gre type gre local 10.3.0.99")),
+    Drift("gre tunnel key added", GRE, shell("ip link change dsr-gre type gre local 10.3.0.11 key 5")),
+    Drift("gre tunnel checksum added", GRE, shell("ip link change dsr-gre type gre local 10.3.0.11 icsum")),
+    Drift("VIP deleted", IPIP, shell(f"ip addr del {IPIP}/32 dev lo")),
+    Drift("IPv6 VIP deleted", GRE6, shell(f"ip addr del {GRE6}/128 dev lo")),
+    Drift("VIP replaced (mark wiped)", IPIP, shell(f"ip addr replace {IPIP}/32 dev lo")),
+    Drift("IPv6 VIP replaced (mark wiped)", GRE6, shell(f"ip addr replace {GRE6}/128 dev lo")),
+    Drift("VIP given 60 s to live", IPIP, shell(f"ip addr change {IPIP}/32 dev lo valid_lft 60 preferred_lft 60")),
+    Drift("all VIPs flushed, by label", IPIP, shell("ip addr flush dev lo label lo:dsr")),
+    Drift("all IPv6 of lo flushed", GRE6, shell("ip -6 addr flush dev lo scope global")),
+    Drift("lo set down", IPIP, shell("ip link set lo down")),
+    Drift("lo down and up", GRE6, shell("ip link set lo down", "ip link set lo up")),
+]
+
+POLLED = [
+    Drift("gre tunnel without IPv6 (polled)", GRE6, write("ipv6/conf/dsr-gre/disable_ipv6", 1)),
+    Drift("arp_ignore lowered (polled)", IPIP, write("ipv4/conf/eth0/arp_ignore", 0)),
+    Drift("arp_announce lowered (polled)", IPIP, write("ipv4/conf/eth0/arp_announce", 0)),
+]
+
+
+@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+def server() -> Iterator[Eye]:
+    """The first real server, with a service on each VIP."""
+    virtuals = [Virtual(IPIP, "ipip"), Virtual(GRE, "gre"), Virtual(GRE6, "gre")]
+    with world(virtuals), echoes(RS1, [IPIP, GRE, GRE6], [7001]), contextlib.closing(Eye(RS1)) as eye:
+        yield eye
+
+
+class Shifts:
+    """Hands out the agent; a fresh one now and then, because ten repairs of one thing in a minute are a fight."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._settings = ""
+        self._left = 0
+
+    def agent(self, settings: str) -> Agent:
+        """An agent with these settings that is up and idle."""
+        if not self._left or self._settings != settings:
+            self._stack.close()
+            self._agent = self._stack.enter_context(Agent(RS1, settings + CONFIG))
+            self._agent.settle()
+            self._settings, self._left = settings, 6
+        self._left -= 1
+        return self._agent
+
+    def close(self) -> None:
+        """Stop the last one."""
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def shifts(server: Eye) -> Iterator[Shifts]:
+    """The agents, one at a time."""
+    with contextlib.closing(Shifts()) as found:
+        yield found
+
+
+def _repaired(drift: Drift, server: Eye, agent: Agent, ledger: Ledger) -> None:
+    before, mark = server.view(), agent.mark()
+    with Stream(drift.address, 7001) as stream:
+        stream.wait_answered()
+        drift.do()
+        seconds = server.until_again(before)
+        stream.wait_answered(50)
+        tally = stream.finish()
+    ledger.add(drift.what, seconds, tally)
+    assert agent.said(mark), "it was repaired without a word"
+    assert (tally.duplicates, tally.wrong) == (0, 0)
+
+
+@pytest.mark.parametrize("drift", DRIFTS, ids=[drift.what.replace(" ", "-") for drift in DRIFTS])
+def test_what_is_announced_is_repaired(drift: Drift, server: Eye, shifts: Shifts, ledger: Ledger) -> None:
+    _repaired(drift, server, shifts.agent(SELDOM), ledger)
+
+
+@pytest.mark.parametrize("drift", POLLED, ids=[drift.what.replace(" ", "-") for drift in POLLED])
+def test_what_is_not_announced_is_found(drift: Drift, server: Eye, shifts: Shifts, ledger: Ledger) -> None:
+    _repaired(drift, server, shifts.agent(OFTEN), ledger)
+
+
+def test_all_is_well_after_that(shifts: Shifts) -> None:
+    assert shifts.agent(OFTEN).status()["in_sync"]
+    assert "127.0.0.1" in ip(RS1, "-o addr show dev lo")
