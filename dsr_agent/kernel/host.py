@@ -217,9 +217,11 @@ class Host:
         if message.type == netlink.RTM_DELLINK:
             if self._names.pop(index, None):
                 self._copy = {key: value for key, value in self._copy.items() if key.link != link.name}
-        elif self._names.get(index) != link.name:
-            self._copy_good = self._copy_good and index not in self._names
+        elif (known_as := self._names.get(index)) != link.name:
             self._names[index] = link.name
+            if known_as:  # renamed: missing under the name that we know
+                self._copy_good = False
+                self._keys.add(LinkKey(known_as))
         self._keys.add(LinkKey(link.name))
 
     # --- apply -----------------------------------------------------------------------------------------------------
