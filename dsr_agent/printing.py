@@ -9,7 +9,8 @@ from typing import Any
 from dsr_agent.config import Loaded
 from dsr_agent.reconcile.resolve import Wanted, stand_in_name
 from dsr_agent.state.actions import Action, Plan, Problem
-from dsr_agent.state.model import Desired, Key, LinkKey, Observed, TunnelKey
+from dsr_agent.state.marks import owns_link
+from dsr_agent.state.model import Desired, Key, Link, LinkKey, Observed, TunnelKey
 from dsr_agent.state.report import Outcome, Report, Result
 
 # What a person reads on one screen; the rest is counted. JSON always has all of it.
@@ -170,9 +171,17 @@ def _tunnel_rows(now: Status) -> Iterable[dict[str, Any]]:
             "key": tunnel.key,
             "checksum": tunnel.checksum,
             "load_balancers": [str(network) for network in tunnel.load_balancers] or "any",
-            "state": ("up" if found.up else "down") if found else "missing",
+            "state": _state(found),
             "troubles": [text for key in _keys_of_tunnel(name, now) for text in troubles.get(key, ())],
         }
+
+
+def _state(link: Link | None) -> str:
+    if link is None:
+        return "missing"
+    if not owns_link(link):
+        return "missing (a link that is not ours has its name)"
+    return "up" if link.up else "down"
 
 
 def _vip_row(key: Any, now: Status, troubles: dict[Key, list[str]]) -> dict[str, Any]:

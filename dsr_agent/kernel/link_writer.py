@@ -18,7 +18,7 @@ from dsr_agent.kernel.links import arguments
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.kernel.refusals import explain
 from dsr_agent.state.actions import Action, AddLink, BringUp, ChangeLink, DeleteLink, MarkLink, RenameLink
-from dsr_agent.state.errors import Bug, DsrError
+from dsr_agent.state.errors import Bug, DsrError, Foreign
 from dsr_agent.state.model import MODULE_OF_KIND
 
 
@@ -79,6 +79,11 @@ class LinkWriter:
             return None
         if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
             return self._modules.diagnose(MODULE_OF_KIND.get(action.link.kind, action.link.kind))
+        if isinstance(action, AddLink) and code == errno.EEXIST:
+            return Foreign(
+                f"cannot {action}: a link that is not seen here holds that place",
+                "look for one that was moved to another network namespace, and remove it there",
+            )
         return explain(code, f"cannot {action}", text)
 
     async def _set(self, name: str, **values: Any) -> None:

@@ -9,7 +9,7 @@ beside the old one before that goes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dsr_agent.reconcile.resolve import (
@@ -77,17 +77,18 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
     if scope.everything:
         keys = desired.addresses
     missing_devices: frozenset[str] = frozenset()
+    blocked: frozenset[AddressKey] = frozenset()
     if scope.host or scope.everything:
         missing_devices = _plan_devices(desired, observed, steps)
+        blocked = _plan_conflicts(desired, observed, steps)
         wanted = resolve(desired, observed)
         _plan_tunnels(wanted, observed, steps)
         _sweep_links(wanted, observed, steps)
         if scope.everything:
             _sweep_addresses(desired, wanted, observed, steps)
-    elsewhere = _elsewhere(desired, observed) if scope.everything else {}
     for key in keys:
-        if key.link not in missing_devices:
-            _plan_vip(key, desired, observed, elsewhere, steps)
+        if key.link not in missing_devices and key not in blocked:
+            _plan_vip(key, desired, observed, steps)
     return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems))
 
 
@@ -115,24 +116,14 @@ def _plan_devices(desired: Desired, observed: Observed, steps: _Steps) -> frozen
     return frozenset(missing)
 
 
-def _plan_vip(
-    key: AddressKey,
-    desired: Desired,
-    observed: Observed,
-    elsewhere: Mapping[object, Address],
-    steps: _Steps,
-) -> None:
+def _plan_vip(key: AddressKey, desired: Desired, observed: Observed, steps: _Steps) -> None:
     wanted = desired.addresses.get(key)
     found = observed.addresses.get(key)
     if wanted is None:
         if found and owns_address(found):
             steps.last.append(DeleteAddress(found, Why.UNWANTED))
         return
-    if other := elsewhere.get(key.ip):
-        steps.problems.append(Problem(key, _taken(key, other)))
     if found is None:
-        if other and other.link == key.link:
-            return  # IPv6 knows an address on a link by the address alone
         steps.vips.append(AddAddress(wanted, Why.MISSING))
     elif not owns_address(found):
         if found.proto:
@@ -154,29 +145,26 @@ def _differs(wanted: Address, found: Address, observed: Observed) -> bool:
     return proto or not found.permanent or (found.ip.version == 6 and found.deprecated != wanted.deprecated)
 
 
-def _elsewhere(desired: Desired, observed: Observed) -> dict[object, Address]:
-    """VIPs that this host has in another place, where they are the host's own address or in the VIP's way."""
-    found: dict[object, Address] = {}
+def _plan_conflicts(desired: Desired, observed: Observed, steps: _Steps) -> frozenset[AddressKey]:
+    """
+    VIPs that this host has in another place: as its own address on a segment, or in the very way of the VIP.
+
+    Returns those that cannot be had: IPv6 knows an address on a link by the address alone, whatever its prefix.
+    """
+    blocked = set()
     for key, address in observed.addresses.items():
-        if key in desired.addresses or key.ip not in desired.vip_ips or owns_address(address):
+        if key in desired.addresses or key.ip not in desired.key_of_ip or owns_address(address):
             continue
+        wanted = desired.key_of_ip[key.ip]
         link = observed.links.get(key.link)
-        in_the_way = key.ip.version == 6 and AddressKey(key.link, key.ip, 128) in desired.addresses
-        if in_the_way or (link and link.answers_arp):
-            found[key.ip] = address
-    return found
-
-
-def _taken(key: AddressKey, other: Address) -> Foreign:
-    if other.link == key.link:
-        return Foreign(
-            f"{other} stands in the way of {key}",
-            f"remove it: ip addr del {other.ip}/{other.prefixlen} dev {other.link}",
-        )
-    return Foreign(
-        f"{key.ip} is also this host's own address on {other.link}, which answers ARP for it",
-        f"remove it there, or write another VIP: ip addr del {other.ip}/{other.prefixlen} dev {other.link}",
-    )
+        remedy = f"ip addr del {key.ip}/{key.prefixlen} dev {key.link}"
+        if key.ip.version == 6 and key.link == wanted.link:
+            blocked.add(wanted)
+            steps.problems.append(Problem(wanted, Foreign(f"{key} stands in its way", f"remove that: {remedy}")))
+        elif link and link.answers_arp:
+            own = f"it is also this host's own address on {key.link}, which answers ARP for it"
+            steps.problems.append(Problem(wanted, Foreign(own, f"write another VIP, or remove it there: {remedy}")))
+    return frozenset(blocked)
 
 
 # --- tunnels ------------------------------------------------------------------------------------------------------

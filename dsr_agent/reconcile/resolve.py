@@ -150,7 +150,7 @@ def _local(
             key.ip
             for key, address in theirs.items()
             if key.link == local.link and isinstance(key.ip, IPv4Address)
-            if key.ip not in desired.vip_ips and address.scope == 0
+            if key.ip not in desired.key_of_ip and address.scope == 0
         ]
         if kept in choices:
             return kept, None
@@ -161,7 +161,7 @@ def _local(
     sources = {
         target: observed.sources[target]
         for target in local.targets or (DEFAULT_ROUTE_TARGET,)
-        if target in observed.sources and observed.sources[target] not in desired.vip_ips
+        if target in observed.sources and observed.sources[target] not in desired.key_of_ip
     }
     return _towards(sources, kept, bool(local.targets))
 

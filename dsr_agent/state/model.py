@@ -175,6 +175,8 @@ class Outer:
         words = [f"local {self.local or 'any'}", f"remote {self.remote or 'any'}"]
         if self.key is not None:
             words.append(f"key {self.key}")
+        if self.protocol not in (0, 4):
+            words.append(f"inner protocol {self.protocol}")
         words += [word for word in ("checksum", "sequence", "external") if getattr(self, word)]
         return " ".join(words)
 
@@ -272,9 +274,9 @@ class Desired:
     silence_arp: bool = True
 
     @cached_property
-    def vip_ips(self) -> frozenset[Ip]:
-        """The VIPs, wherever they are."""
-        return frozenset(key.ip for key in self.vips)
+    def key_of_ip(self) -> Mapping[Ip, AddressKey]:
+        """Where each VIP is to be; the file says each once."""
+        return {key.ip: key for key in self.vips}
 
     @cached_property
     def devices(self) -> frozenset[str]:
@@ -289,7 +291,7 @@ class Desired:
     @cached_property
     def ipv4_neighbours(self) -> tuple[int, ...]:
         """Every IPv4 VIP and, if there is one, every IPv4 load balancer's (first) address, as sorted numbers."""
-        vips = {int(ip) for ip in self.vip_ips if ip.version == 4}
+        vips = {int(ip) for ip in self.key_of_ip if ip.version == 4}
         senders = {
             int(network.network_address)
             for tunnel in self.tunnels.values()

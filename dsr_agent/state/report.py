@@ -69,10 +69,10 @@ class Report:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Everything that is still not as desired, with the reason: impossible, failed, skipped or held back."""
+        """Everything that is still not as desired, with the reason: impossible, failed or held back."""
         blamed = [
             Problem(outcome.action.key, outcome.error)
             for outcome in self.outcomes
-            if outcome.error and outcome.result is not Result.DONE
+            if outcome.error and outcome.result in (Result.FAILED, Result.HELD)
         ]
         return self.remaining.problems + tuple(blamed)
