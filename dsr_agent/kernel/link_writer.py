@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import importlib
+import os
 from collections.abc import Awaitable, Callable
 from socket import if_nametoindex
 from typing import Any
@@ -67,7 +68,8 @@ class LinkWriter:
         except NetlinkError as error:
             return self._explain(action, error)
         except OSError as error:
-            return explain(error.errno or 0, f"cannot {action}", str(error))
+            gone = isinstance(action, DeleteLink) and error.errno == errno.ENODEV
+            return None if gone else explain(error.errno or 0, f"cannot {action}", str(error.strerror or error))
         except Exception as error:  # pyroute2 raises whatever it likes; one step must not end the agent
             return Bug(f"cannot {action}: {error!r}")
         return None
@@ -89,7 +91,7 @@ class LinkWriter:
     async def _set(self, name: str, **values: Any) -> None:
         # The index is asked for at the last moment: links are recreated under the same name.
         route = await self._open()
-        await route.link("set", index=if_nametoindex(name), **values)
+        await route.link("set", index=_index(name), **values)
 
     async def _add(self, action: AddLink) -> None:
         route = await self._open()
@@ -97,7 +99,7 @@ class LinkWriter:
 
     async def _change(self, action: ChangeLink) -> None:
         route = await self._open()
-        await route.link("set", index=if_nametoindex(action.link.name), **arguments(action.link))
+        await route.link("set", index=_index(action.link.name), **arguments(action.link))
 
     async def _mark(self, action: MarkLink) -> None:
         await self._set(action.name, group=action.group, ifalias=action.alias)
@@ -107,7 +109,7 @@ class LinkWriter:
 
     async def _delete(self, action: DeleteLink) -> None:
         route = await self._open()
-        await route.link("del", index=if_nametoindex(action.name))
+        await route.link("del", index=_index(action.name))
 
     async def _rename(self, action: RenameLink) -> None:
         """Rename while up; kernels before 6.2 refuse that, and lose the packets of the moment it is down."""
@@ -121,3 +123,11 @@ class LinkWriter:
             await self._set(action.name, state="down")
             await self._set(action.name, ifname=action.to)
             await self._set(action.to, state="up")
+
+
+def _index(name: str) -> int:
+    """The index of the link called *name* at this moment. Raises `OSError` with ENODEV, which libc does not say."""
+    try:
+        return if_nametoindex(name)
+    except OSError:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None

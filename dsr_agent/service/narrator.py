@@ -73,7 +73,8 @@ class Narrator:
                 yield Line(logging.INFO, f"{self._named(adopted.key)}: {adopted.why}")
             return
         level = logging.WARNING if report.cause is Cause.DRIFT else logging.INFO
-        visible = [action for action in done if not action.why.is_part]
+        # What is fought over has been told; each repair of it is not news.
+        visible = [action for action in done if not action.why.is_part and action.key not in self._fights]
         for kind, run in groupby(visible, key=lambda action: (type(action), action.why)):
             actions = list(run)
             if len(actions) > _ONE_BY_ONE:
