@@ -108,6 +108,11 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
                 kept.add(current.name)
             continue
         link = _carry(tunnel, local, observed, taken - {tunnel.name})
+        if rival := _rival(link, tunnel, carried):
+            problems.append(Problem(TunnelKey(tunnel.name), rival))
+            if current:
+                kept.add(current.name)
+            continue
         taken.add(link.name)
         ipv6 = SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls
         carried.append(Carried(tunnel, link, ipv6, tunnel.name in desired.ipv6_tunnels))
@@ -118,6 +123,18 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
         for name in _arp_links(desired, observed, theirs, locals_):
             sysctls += [(name, sysctl) for sysctl in arp_sysctls(name)]
     return Wanted(tuple(carried), frozenset(kept), addresses, tuple(sysctls), tuple(problems))
+
+
+def _rival(link: Link, tunnel: Tunnel, carried: Iterable[Carried]) -> DsrError | None:
+    """Two tunnels of the file that come to the same packets: the kernel has one link for them."""
+    for item in carried:
+        one, other = item.link.outer, link.outer
+        if item.link.kind == link.kind and one and other and carrier(tunnel).clashes(one, other):
+            return Undecided(
+                f"it would take the same packets as tunnel {item.tunnel.name} ({link.kind} {other})",
+                "write one [[tunnel]] with the load balancers of both, or give one of them another local",
+            )
+    return None
 
 
 # --- the local address --------------------------------------------------------------------------------------------
