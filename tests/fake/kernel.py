@@ -60,8 +60,8 @@ class _Fault:
 class FakeKernel:
     """See `dsr_agent.kernel.port.Kernel`."""
 
-    def __init__(self, text: str = "lo up") -> None:
-        self.machine = Machine.of(text)
+    def __init__(self, host: str | Machine = "lo up") -> None:
+        self.machine = Machine.of(host) if isinstance(host, str) else host
         self.machine.announce = self._announced
         self.processes: dict[int, str] = {}
         self._copy = dict(self.machine.addresses)
@@ -134,6 +134,10 @@ class FakeKernel:
     def heal(self) -> None:
         """What was made to fail always works again."""
         self.assert_failures_were_met()
+        self._faults.clear()
+
+    def forget_failures(self) -> None:
+        """Nothing fails any more, whether what was to fail was met or not."""
         self._faults.clear()
 
     def before_next(self, verb: Verb, hook: Callable[[], None]) -> None:

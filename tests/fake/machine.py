@@ -186,7 +186,7 @@ class Machine:
     def add_address(self, address: Address) -> None:
         """``ip addr add``: IPv4 is keyed by address and prefix length, IPv6 by the address alone."""
         self._can_have(address)
-        if self._same(address) is not None:
+        if self.same_address(address) is not None:
             raise Refused(errno.EEXIST)
         self.put_address(address if address.label or address.ip.version == 6 else _labelled(address))
         self.announce(address.key)
@@ -194,7 +194,7 @@ class Machine:
     def replace_address(self, address: Address) -> None:
         """``ip addr replace``: sets proto and lifetimes in place, and never scope, label or prefix length."""
         self._can_have(address)
-        found = self._same(address)
+        found = self.same_address(address)
         if found is None:
             self.add_address(address)
             return
@@ -209,15 +209,21 @@ class Machine:
             raise Refused(errno.EADDRNOTAVAIL)
         self._drop(key)
 
+    def refuses(self, address: Address) -> int:
+        """The errno with which no address like *address* can be had here at all, or 0."""
+        if address.ip.version == 4:
+            return 0
+        if not self.ipv6:
+            return errno.EOPNOTSUPP
+        return errno.EACCES if self.sysctls.get(words.sysctl_key(address.link, "ipv6.disable_ipv6")) else 0
+
     def _can_have(self, address: Address) -> None:
         self._link(address.link)
-        if address.ip.version == 6:
-            if not self.ipv6:
-                raise Refused(errno.EOPNOTSUPP)
-            if self.sysctls.get(words.sysctl_key(address.link, "ipv6.disable_ipv6")):
-                raise Refused(errno.EACCES)
+        if code := self.refuses(address):
+            raise Refused(code)
 
-    def _same(self, address: Address) -> Address | None:
+    def same_address(self, address: Address) -> Address | None:
+        """What the kernel takes for the same address as *address*."""
         if address.ip.version == 4:
             return self.addresses.get(address.key)
         here = (a for a in self.addresses.values() if a.link == address.link and a.ip == address.ip)
