@@ -192,7 +192,7 @@ def _plan_link(item: Carried, links: dict[str, Link], observed: Observed, steps:
     found = links.get(wanted.name)
     if found is None:
         if not _take_misnamed(item, links, observed, steps) and _clear_the_way(item, links, steps):
-            _make(wanted, item, links, observed, steps, Why.MISSING)
+            _make(wanted, item, links, observed, steps, why=Why.MISSING)
         return False
     same = found.kind == wanted.kind and found.outer is not None and means.same(found.outer, wanted.outer)
     if not same and not owns_link(found):
@@ -263,7 +263,7 @@ def _finish(found: Link, item: Carried, observed: Observed) -> Iterator[Action]:
         yield BringUp(wanted.name, Why.DOWN, (tunnel_address(wanted.name).key,))
 
 
-def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps, why: Why) -> None:
+def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps, *, why: Why) -> None:
     """A new link: made down and marked, made safe, then up."""
     module = MODULE_OF_KIND.get(link.kind)
     if module and module not in observed.modules:
@@ -292,7 +292,7 @@ def _plan_change(item: Carried, found: Link, links: dict[str, Link], observed: O
         return True
     if found.kind == wanted.kind and found.outer and means.clashes(found.outer, wanted.outer):
         steps.links.append(DeleteLink(found.name, Why.REPLACED))
-        _make(wanted, item, links, observed, steps, Why.CHANGED)
+        _make(wanted, item, links, observed, steps, why=Why.CHANGED)
         return False
     beside = replace(wanted, name=stand_in_name(wanted.name))
     successor = links.get(beside.name)
@@ -302,7 +302,7 @@ def _plan_change(item: Carried, found: Link, links: dict[str, Link], observed: O
     if not (successor and successor.outer and means.same(successor.outer, wanted.outer)):
         if successor:
             steps.links.append(DeleteLink(beside.name, Why.LEFT_OVER))
-        _make(beside, item, links, observed, steps, Why.REPLACEMENT)
+        _make(beside, item, links, observed, steps, why=Why.REPLACEMENT)
     steps.links.append(DeleteLink(found.name, Why.REPLACED, (beside.key,)))
     steps.links.append(RenameLink(beside.name, wanted.name, Why.REPLACEMENT))
     links[wanted.name] = links.pop(beside.name)
