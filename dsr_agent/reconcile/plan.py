@@ -243,24 +243,23 @@ def _take_misnamed(item: Carried, links: dict[str, Link], observed: Observed, st
     for other in links.values():
         if other.kind == wanted.kind and other.outer and owns_link(other) and means.same(other.outer, wanted.outer):
             steps.links.append(RenameLink(other.name, wanted.name, Why.MISNAMED))
-            steps.links += _finish(other, item, observed)
+            steps.links += _finish(other, wanted.name, item, observed)
             links[wanted.name] = links.pop(other.name)
             return True
     return False
 
 
-def _finish(found: Link, item: Carried, observed: Observed) -> Iterator[Action]:
-    """Bring *found*, which was just given its name back, to all that is wanted of it."""
-    wanted = item.link
-    for sysctl, before in zip(item.sysctls(wanted.name), item.sysctls(found.name), strict=True):
+def _finish(found: Link, name: str, item: Carried, observed: Observed) -> Iterator[Action]:
+    """Bring *found*, which is called *name* by then, to all that is wanted of the link of *item*."""
+    for sysctl, before in zip(item.sysctls(name), item.sysctls(found.name), strict=True):
         if not _satisfied(before, observed):
-            yield WriteSysctl(sysctl, wanted.name, Why.CHANGED)
+            yield WriteSysctl(sysctl, name, Why.CHANGED)
     if tunnel_address(found.name).key not in observed.addresses:
-        yield AddAddress(tunnel_address(wanted.name), Why.MISSING)
-    if found.alias != wanted.alias:
-        yield MarkLink(wanted.name, wanted.group, wanted.alias, Why.UNMARKED)
+        yield AddAddress(tunnel_address(name), Why.MISSING)
+    if found.alias != item.link.alias:
+        yield MarkLink(name, item.link.group, item.link.alias, Why.UNMARKED)
     if not found.up:
-        yield BringUp(wanted.name, Why.DOWN, (tunnel_address(wanted.name).key,))
+        yield BringUp(name, Why.DOWN, (tunnel_address(name).key,))
 
 
 def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps, *, why: Why) -> None:
@@ -299,7 +298,9 @@ def _plan_change(item: Carried, found: Link, links: dict[str, Link], observed: O
     if successor and not owns_link(successor):
         steps.problems.append(Problem(wanted.key, _not_ours(successor, beside)))
         return False
-    if not (successor and successor.outer and means.same(successor.outer, wanted.outer)):
+    if successor and successor.outer and means.same(successor.outer, wanted.outer):
+        steps.links += _finish(successor, beside.name, item, observed)
+    else:
         if successor:
             steps.links.append(DeleteLink(beside.name, Why.LEFT_OVER))
         _make(beside, item, links, observed, steps, why=Why.REPLACEMENT)

@@ -19,6 +19,7 @@ from dsr_agent.state.marks import (
     ADOPTED_ALIAS,
     ALIAS,
     LINK_GROUP,
+    LONGEST_NAME,
     label_for,
     owns_address,
     owns_link,
@@ -48,7 +49,7 @@ DEFAULT_ROUTE_TARGET = IPv4Address("240.0.0.1")
 SCOPE_HOST = 254
 
 # What a link of ours is called while it replaces another one; never longer than the kernel's 15 characters.
-_STAND_IN = ".new"
+_STAND_IN, _OTHER_STAND_IN = ".new", ".alt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,8 @@ def _carry(tunnel: Tunnel, local: IPv4Address, observed: Observed, taken: Collec
 
 def stand_in_name(name: str) -> str:
     """What the link that replaces *name* is called until it takes over the name."""
-    return name[: 15 - len(_STAND_IN)] + _STAND_IN
+    stand_in = name[: LONGEST_NAME - len(_STAND_IN)] + _STAND_IN
+    return stand_in if stand_in != name else name.removesuffix(_STAND_IN) + _OTHER_STAND_IN
 
 
 def tunnel_address(name: str) -> Address:
