@@ -7,5 +7,5 @@ import os
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("short", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("long", settings.get_profile("short"), max_examples=5000)
+settings.register_profile("long", settings.get_profile("short"), max_examples=3000)
 settings.load_profile("long" if os.environ.get("DSR_LONG") else "short")

@@ -37,7 +37,7 @@ from dsr_agent.state.actions import (
     WriteSysctl,
 )
 from dsr_agent.state.errors import DsrError, NotYet, Unsupported
-from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, Observed, Scope, SysctlKey
+from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
 from dsr_agent.state.report import Outcome, Result
 from tests.fake import shell
 from tests.fake.machine import Machine, Refused
@@ -250,6 +250,8 @@ class FakeKernel:
                 return
             if self._actor != NOBODY:
                 self._by[key] = self._actor
+        if isinstance(key, LinkKey) and any(k.link == key.name not in self.machine.links for k in self._copy):
+            self._copy_good = False  # renamed: what is known under the old name is worth nothing
         self._changes.add(key)
         self._something.set()
 
@@ -278,6 +280,10 @@ def _meaning(action: Action, code: int) -> DsrError | None:
     if isinstance(action, AddAddress | ReplaceAddress) and code == errno.ENODEV:
         link = action.address.link
         return NotYet(f"there is no device {link}", f"create it, or correct device = {link!r}")
+    if isinstance(action, AddAddress | ReplaceAddress) and code in (errno.EACCES, errno.EOPNOTSUPP):
+        link = action.address.link
+        remedy = f"sysctl -w net.ipv6.conf.{link}.disable_ipv6=0"
+        return Unsupported(f"cannot {action}: IPv6 is switched off on {link}", remedy)
     if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
         return Unsupported(f"this kernel has no links of kind {action.link.kind}")
     success: dict[type, set[int]] = {
