@@ -11,14 +11,14 @@ import pytest
 from tests.lab.agent import Agent, agent_settings, tunnel, vip
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
+from tests.lab.servers import GRE, GRE6, IPIP, PORT, VIPS, real_server
 from tests.lab.spaces import inside, ip, run, set_sysctls
-from tests.lab.traffic import Stream, echoes
-from tests.lab.world import RS1, Virtual, world
+from tests.lab.traffic import Stream
+from tests.lab.world import RS1
 
-IPIP, GRE, GRE6 = "192.0.2.10", "192.0.2.11", "2001:db8:f::10"
 MORE = [f"192.0.2.{last}" for last in range(20, 30)]
 
-CONFIG = tunnel("ipip") + tunnel("gre") + "".join(vip(address) for address in (IPIP, GRE, GRE6, *MORE))
+CONFIG = tunnel("ipip") + tunnel("gre") + "".join(vip(address) for address in (*VIPS, *MORE))
 # What the kernel announces is repaired without waiting for the next poll, and only what it does not needs one.
 SELDOM, OFTEN = agent_settings(poll_interval=60), agent_settings(poll_interval=0.5)
 
@@ -93,9 +93,7 @@ POLLED = [
 
 @pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
 def server() -> Iterator[Eye]:
-    """The first real server, with a service on each VIP."""
-    virtuals = [Virtual(IPIP, "ipip"), Virtual(GRE, "gre"), Virtual(GRE6, "gre")]
-    with world(virtuals), echoes(RS1, [IPIP, GRE, GRE6], [7001]), contextlib.closing(Eye(RS1)) as eye:
+    with real_server() as eye:
         yield eye
 
 
@@ -131,7 +129,7 @@ def shifts(server: Eye) -> Iterator[Shifts]:
 
 def _repaired(drift: Drift, server: Eye, agent: Agent, ledger: Ledger) -> None:
     before, mark = server.view(), agent.mark()
-    with Stream(drift.address, 7001) as stream:
+    with Stream(drift.address, PORT) as stream:
         stream.wait_answered()
         drift.do()
         seconds = server.until_again(before)
