@@ -40,7 +40,7 @@ from dsr_agent.state.errors import DsrError, NotYet, Unsupported
 from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
 from dsr_agent.state.report import Outcome, Result
 from tests.fake import shell
-from tests.fake.machine import Machine, Refused
+from tests.fake.machine import Machine, RefusedError
 
 US = -1
 NOBODY = 0
@@ -208,7 +208,7 @@ class FakeKernel:
         before, self._actor = self._actor, US
         try:
             self._carry_out(action)
-        except Refused as refused:
+        except RefusedError as refused:
             error = _meaning(action, refused.code)
         finally:
             self._actor = before
@@ -241,14 +241,14 @@ class FakeKernel:
             machine.write_sysctl(action.key, action.sysctl.value)
 
     def _announced(self, key: Key) -> None:
-        """The kernel tells its listeners; it names who asked for addresses only, so the rest may be our own work."""
+        """The kernel tells its listeners; it names who asked for IPv4 addresses only: the rest may be our own work."""
         if not self._hearing:
             return
         if isinstance(key, AddressKey):
             self._keep_copy(key)
-            if self._actor == US:
+            if key.ip.version == 4 and self._actor == US:
                 return
-            if self._actor != NOBODY:
+            if key.ip.version == 4 and self._actor != NOBODY:
                 self._by[key] = self._actor
         if isinstance(key, LinkKey) and any(k.link == key.name not in self.machine.links for k in self._copy):
             self._copy_good = False  # renamed: what is known under the old name is worth nothing

@@ -1,4 +1,4 @@
-"""Any file and any host, for property tests: with our own left-overs, and with other people's things in every corner."""
+"""Any file and any host, for property tests: with left-overs of ours, and other people's things in every corner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dsr_agent.state.model import (
     Tunnel,
     Vip,
 )
-from tests.fake.machine import Machine, Refused
+from tests.fake.machine import Machine, RefusedError
 
 HERE, ALSO_HERE, NOT_HERE = (IPv4Address(ip) for ip in ("10.0.3.2", "10.0.4.2", "10.0.9.9"))
 BALANCER, OTHER_BALANCER, UNREACHABLE = (IPv4Address(ip) for ip in ("10.1.0.5", "10.2.0.5", "10.3.0.5"))
@@ -82,7 +82,15 @@ def files(draw: st.DrawFn) -> Desired:
 # --- the host -----------------------------------------------------------------------------------------------------
 
 marks = st.sampled_from(
-    [(0, ""), (0, ""), (LINK_GROUP, ALIAS), (LINK_GROUP, ALIAS), (LINK_GROUP, ADOPTED_ALIAS), (LINK_GROUP, ""), (7, "x")]
+    [
+        (0, ""),
+        (0, ""),
+        (LINK_GROUP, ALIAS),
+        (LINK_GROUP, ALIAS),
+        (LINK_GROUP, ADOPTED_ALIAS),
+        (LINK_GROUP, ""),
+        (7, "x"),
+    ]
 )
 
 
@@ -153,6 +161,6 @@ def _have(machine: Machine, link: Link) -> None:
     """Have *link* if a kernel could."""
     try:
         machine.add_link(replace(link, up=False))
-    except Refused:
+    except RefusedError:
         return
     machine.put_link(link)

@@ -1,4 +1,4 @@
-"""The `FakeKernel` keeps the promises of the port: what stories are told over it could happen (see `contract`)."""
+"""The `FakeKernel` keeps the promises of the port, so the stories told over it could happen (see `contract.world`)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Self
 
 import pytest
 
-pytest.register_assert_rewrite("tests.fake.contract")
-
-from tests.fake.contract import *  # noqa: E402,F403
-from tests.fake.kernel import FakeKernel  # noqa: E402
+from tests.fake.contract.announcements import *  # noqa: F403
+from tests.fake.contract.links import *  # noqa: F403
+from tests.fake.contract.looking import *  # noqa: F403
+from tests.fake.kernel import FakeKernel
 
 
 class FakeWorld:
-    """See `contract.World`."""
+    """See `contract.world.World`."""
 
     def __init__(self) -> None:
         self.kernel = FakeKernel("lo up\nnic arp up\n  10.0.3.2/24")
