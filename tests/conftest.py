@@ -7,6 +7,9 @@ import inspect
 
 import pytest
 
+# Its tests are imported by three modules that run them; failing, they explain themselves like all others.
+pytest.register_assert_rewrite("tests.fake.contract")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:

@@ -80,8 +80,9 @@ class Monitor:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self.lost += 1
-                self._socket.close()
-                self._socket = self._open()
+                # Opened before the old one is closed: under the same number, nobody would notice that it is another.
+                deaf, self._socket = self._socket, self._open()
+                deaf.close()
                 on_replace()
                 return
             yield from netlink.messages(data)

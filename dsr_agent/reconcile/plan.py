@@ -172,124 +172,142 @@ def _plan_conflicts(desired: Desired, observed: Observed, steps: _Steps) -> froz
 
 def _plan_tunnels(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
     steps.problems += wanted.problems
-    blocked: set[str] = set()
-    for item in wanted.carried:
-        if not _plan_link(item, observed, steps):
-            blocked.add(item.link.name)
+    links = dict(observed.links)  # as they will be after the steps so far
+    settled = [item.link.name for item in wanted.carried if _plan_link(item, links, observed, steps)]
     for name, sysctl in wanted.sysctls:
-        if name in observed.links and name not in blocked and not _satisfied(sysctl, observed):
+        ours = name in {item.link.name for item in wanted.carried}
+        if name in observed.links and (name in settled or not ours) and not _satisfied(sysctl, observed):
             steps.links.append(WriteSysctl(sysctl, name, Why.CHANGED))
-    for item in wanted.carried:
-        name = item.link.name
-        if name in observed.links and name not in blocked:
-            steps.links += _address_steps(name, observed)
-            if not observed.links[name].up:
-                steps.links.append(BringUp(name, Why.DOWN, (tunnel_address(name).key,)))
+    for name in settled:
+        steps.links += _address_steps(name, observed)
+        if not observed.links[name].up:
+            steps.links.append(BringUp(name, Why.DOWN, (tunnel_address(name).key,)))
 
 
-def _plan_link(item: Carried, observed: Observed, steps: _Steps) -> bool:
-    """Plan the link that carries a tunnel; false if something foreign is in its place."""
+def _plan_link(item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps) -> bool:
+    """Plan the link that carries a tunnel; true if it is there and stays, and only its settings are left to plan."""
     wanted = item.link
-    found = observed.links.get(wanted.name)
-    if found is None:
-        return _plan_missing(item, observed, steps)
     means = carrier(item.tunnel)
     assert wanted.outer is not None
+    found = links.get(wanted.name)
+    if found is None:
+        if not _take_misnamed(item, links, observed, steps) and _clear_the_way(item, links, steps):
+            _make(wanted, item, links, observed, steps, why=Why.MISSING)
+        return False
     same = found.kind == wanted.kind and found.outer is not None and means.same(found.outer, wanted.outer)
     if not same and not owns_link(found):
-        what = f"{found.kind or 'device'}" + (f" {found.outer}" if found.outer else "")
-        error = Foreign(
-            f"link {found.name} is not ours, and is not what the tunnel needs ({what}, wanted {wanted.outer})",
-            "remove or rename it, or give the tunnel another name",
-        )
-        steps.problems.append(Problem(wanted.key, error))
+        steps.problems.append(Problem(wanted.key, _not_ours(found, wanted)))
         return False
-    if not same:
-        _plan_change(item, found, observed, steps)
+    if not same and not (_clear_the_way(item, links, steps) and _plan_change(item, found, links, observed, steps)):
+        return False
     if found.group != wanted.group or found.alias != wanted.alias:
         ours = owns_link(found) or found.alias == wanted.alias
         steps.links.append(MarkLink(wanted.name, wanted.group, wanted.alias, Why.UNMARKED if ours else Why.ADOPTED))
-    return True
+    return found.name in observed.links
 
 
-def _plan_missing(item: Carried, observed: Observed, steps: _Steps) -> bool:
-    """The link is not there: take a link of ours that has the wrong name, or make it."""
-    wanted = item.link
-    means = carrier(item.tunnel)
+def _not_ours(found: Link, wanted: Link) -> Foreign:
+    what = f"{found.kind or 'device'}" + (f" {found.outer}" if found.outer else "")
+    return Foreign(
+        f"link {found.name} is not ours, and is not what the tunnel needs ({what}, wanted {wanted.outer})",
+        "remove or rename it, or give the tunnel another name",
+    )
+
+
+def _clear_the_way(item: Carried, links: dict[str, Link], steps: _Steps) -> bool:
+    """Have no other link take the packets that *item*'s is to take: ours goes first, and anybody else's is told."""
+    wanted, means = item.link, carrier(item.tunnel)
     assert wanted.outer is not None
-    for other in observed.links.values():
-        if other.kind != wanted.kind or not other.outer or not means.clashes(other.outer, wanted.outer):
+    spared = (wanted.name, stand_in_name(wanted.name))
+    for other in list(links.values()):
+        if other.kind != wanted.kind or other.name in spared:
             continue
-        if owns_link(other) and means.same(other.outer, wanted.outer):
-            steps.links.append(RenameLink(other.name, wanted.name, Why.MISNAMED))
-            steps.links += _finish(other, item, observed)
-            return True
-        error = Foreign(
-            f"link {other.name} already takes these packets in another way ({other.outer}, wanted {wanted.outer})",
-            f"remove it (ip link del {other.name}), or describe it in the file as it is",
-        )
-        if owns_link(other):
-            steps.links.append(DeleteLink(other.name, Why.LEFT_OVER))
+        if not other.outer or not means.clashes(other.outer, wanted.outer):
             continue
-        steps.problems.append(Problem(wanted.key, error))
-        return False
-    steps.links += _make(wanted, item, observed, Why.MISSING)
+        if not owns_link(other):
+            error = Foreign(
+                f"link {other.name} already takes these packets in another way ({other.outer}, wanted {wanted.outer})",
+                f"remove it (ip link del {other.name}), or describe it in the file as it is",
+            )
+            steps.problems.append(Problem(wanted.key, error))
+            return False
+        steps.links.append(DeleteLink(other.name, Why.LEFT_OVER))
+        del links[other.name]
     return True
 
 
-def _finish(found: Link, item: Carried, observed: Observed) -> Iterator[Action]:
-    """Bring *found*, which was just given its name back, to all that is wanted of it."""
-    wanted = item.link
-    for sysctl, before in zip(item.sysctls(wanted.name), item.sysctls(found.name), strict=True):
+def _take_misnamed(item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps) -> bool:
+    """Whether a link of ours does the work under another name, and only has to get its name back."""
+    wanted, means = item.link, carrier(item.tunnel)
+    assert wanted.outer is not None
+    for other in links.values():
+        if other.kind == wanted.kind and other.outer and owns_link(other) and means.same(other.outer, wanted.outer):
+            steps.links.append(RenameLink(other.name, wanted.name, Why.MISNAMED))
+            steps.links += _finish(other, wanted.name, item, observed)
+            links[wanted.name] = links.pop(other.name)
+            return True
+    return False
+
+
+def _finish(found: Link, name: str, item: Carried, observed: Observed) -> Iterator[Action]:
+    """Bring *found*, which is called *name* by then, to all that is wanted of the link of *item*."""
+    for sysctl, before in zip(item.sysctls(name), item.sysctls(found.name), strict=True):
         if not _satisfied(before, observed):
-            yield WriteSysctl(sysctl, wanted.name, Why.CHANGED)
+            yield WriteSysctl(sysctl, name, Why.CHANGED)
     if tunnel_address(found.name).key not in observed.addresses:
-        yield AddAddress(tunnel_address(wanted.name), Why.MISSING)
-    if found.alias != wanted.alias:
-        yield MarkLink(wanted.name, wanted.group, wanted.alias, Why.UNMARKED)
+        yield AddAddress(tunnel_address(name), Why.MISSING)
+    if found.alias != item.link.alias:
+        yield MarkLink(name, item.link.group, item.link.alias, Why.UNMARKED)
     if not found.up:
-        yield BringUp(wanted.name, Why.DOWN, (tunnel_address(wanted.name).key,))
+        yield BringUp(name, Why.DOWN, (tunnel_address(name).key,))
 
 
-def _make(link: Link, item: Carried, observed: Observed, why: Why) -> Iterator[Action]:
+def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps, *, why: Why) -> None:
     """A new link: made down and marked, made safe, then up."""
     module = MODULE_OF_KIND.get(link.kind)
     if module and module not in observed.modules:
-        yield LoadModule(module, Why.NEEDED)
-    yield AddLink(replace(link, up=False), why)
-    for sysctl in item.sysctls(link.name):
-        yield WriteSysctl(sysctl, link.name, Why.NEW)
-    yield AddAddress(tunnel_address(link.name), Why.NEW)
-    yield MarkLink(link.name, link.group, link.alias, Why.NEW)
-    yield BringUp(link.name, Why.NEW, (tunnel_address(link.name).key,))
+        steps.links.append(LoadModule(module, Why.NEEDED))
+    steps.links.append(AddLink(replace(link, up=False), why))
+    steps.links += [WriteSysctl(sysctl, link.name, Why.NEW) for sysctl in item.sysctls(link.name)]
+    steps.links.append(AddAddress(tunnel_address(link.name), Why.NEW))
+    steps.links.append(MarkLink(link.name, link.group, link.alias, Why.NEW))
+    steps.links.append(BringUp(link.name, Why.NEW, (tunnel_address(link.name).key,)))
+    links[link.name] = link
 
 
-def _plan_change(item: Carried, found: Link, observed: Observed, steps: _Steps) -> None:
+def _plan_change(item: Carried, found: Link, links: dict[str, Link], observed: Observed, steps: _Steps) -> bool:
     """
     A link of ours that takes other packets than it should: changed in place where the kernel can.
 
     Where it cannot, its successor is made beside it and takes over its name: deleting first loses every packet of
     the meantime (52 in a row in facts B8). Only a link of the same kind and key has to go first; what differs then
-    is the mode, and one in the wrong mode carries nothing.
+    is the mode, and one in the wrong mode carries nothing. Returns whether the link itself stays.
     """
     wanted, means = item.link, carrier(item.tunnel)
     assert wanted.outer is not None
-    successor = observed.links.get(stand_in_name(wanted.name))
     if found.kind == wanted.kind and found.outer and means.can_become(found.outer, wanted.outer):
         steps.links.append(ChangeLink(wanted, Why.CHANGED))
-        return
+        links[wanted.name] = replace(found, outer=wanted.outer)
+        return True
     if found.kind == wanted.kind and found.outer and means.clashes(found.outer, wanted.outer):
         steps.links.append(DeleteLink(found.name, Why.REPLACED))
-        steps.links += _make(wanted, item, observed, Why.CHANGED)
-        return
+        _make(wanted, item, links, observed, steps, why=Why.CHANGED)
+        return False
     beside = replace(wanted, name=stand_in_name(wanted.name))
-    ready = successor and successor.outer and owns_link(successor) and means.same(successor.outer, wanted.outer)
-    if not ready:
-        if successor and owns_link(successor):
+    successor = links.get(beside.name)
+    if successor and not owns_link(successor):
+        steps.problems.append(Problem(wanted.key, _not_ours(successor, beside)))
+        return False
+    if successor and successor.outer and means.same(successor.outer, wanted.outer):
+        steps.links += _finish(successor, beside.name, item, observed)
+    else:
+        if successor:
             steps.links.append(DeleteLink(beside.name, Why.LEFT_OVER))
-        steps.links += _make(beside, item, observed, Why.REPLACEMENT)
+        _make(beside, item, links, observed, steps, why=Why.REPLACEMENT)
     steps.links.append(DeleteLink(found.name, Why.REPLACED, (beside.key,)))
     steps.links.append(RenameLink(beside.name, wanted.name, Why.REPLACEMENT))
+    links[wanted.name] = links.pop(beside.name)
+    return False
 
 
 def _address_steps(name: str, observed: Observed) -> Iterator[Action]:
@@ -297,7 +315,7 @@ def _address_steps(name: str, observed: Observed) -> Iterator[Action]:
     found = observed.addresses.get(wanted.key)
     if found is None:
         yield AddAddress(wanted, Why.MISSING)
-    elif not owns_address(found) or _differs(wanted, found, observed):
+    elif _differs(wanted, found, observed):
         yield ReplaceAddress(wanted, Why.UNMARKED)
 
 

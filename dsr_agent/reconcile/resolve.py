@@ -19,6 +19,7 @@ from dsr_agent.state.marks import (
     ADOPTED_ALIAS,
     ALIAS,
     LINK_GROUP,
+    LONGEST_NAME,
     label_for,
     owns_address,
     owns_link,
@@ -48,7 +49,7 @@ DEFAULT_ROUTE_TARGET = IPv4Address("240.0.0.1")
 SCOPE_HOST = 254
 
 # What a link of ours is called while it replaces another one; never longer than the kernel's 15 characters.
-_STAND_IN = ".new"
+_STAND_IN, _OTHER_STAND_IN = ".new", ".alt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,11 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
                 kept.add(current.name)
             continue
         link = _carry(tunnel, local, observed, taken - {tunnel.name})
+        if rival := _rival(link, tunnel, carried):
+            problems.append(Problem(TunnelKey(tunnel.name), rival))
+            if current:
+                kept.add(current.name)
+            continue
         taken.add(link.name)
         ipv6 = SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls
         carried.append(Carried(tunnel, link, ipv6, tunnel.name in desired.ipv6_tunnels))
@@ -118,6 +124,18 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
         for name in _arp_links(desired, observed, theirs, locals_):
             sysctls += [(name, sysctl) for sysctl in arp_sysctls(name)]
     return Wanted(tuple(carried), frozenset(kept), addresses, tuple(sysctls), tuple(problems))
+
+
+def _rival(link: Link, tunnel: Tunnel, carried: Iterable[Carried]) -> DsrError | None:
+    """Two tunnels of the file that come to the same packets: the kernel has one link for them."""
+    for item in carried:
+        one, other = item.link.outer, link.outer
+        if item.link.kind == link.kind and one and other and carrier(tunnel).clashes(one, other):
+            return Undecided(
+                f"it would take the same packets as tunnel {item.tunnel.name} ({link.kind} {other})",
+                "write one [[tunnel]] with the load balancers of both, or give one of them another local",
+            )
+    return None
 
 
 # --- the local address --------------------------------------------------------------------------------------------
@@ -219,7 +237,8 @@ def _carry(tunnel: Tunnel, local: IPv4Address, observed: Observed, taken: Collec
 
 def stand_in_name(name: str) -> str:
     """What the link that replaces *name* is called until it takes over the name."""
-    return name[: 15 - len(_STAND_IN)] + _STAND_IN
+    stand_in = name[: LONGEST_NAME - len(_STAND_IN)] + _STAND_IN
+    return stand_in if stand_in != name else name.removesuffix(_STAND_IN) + _OTHER_STAND_IN
 
 
 def tunnel_address(name: str) -> Address:

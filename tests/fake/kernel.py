@@ -37,10 +37,10 @@ from dsr_agent.state.actions import (
     WriteSysctl,
 )
 from dsr_agent.state.errors import DsrError, NotYet, Unsupported
-from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, Observed, Scope, SysctlKey
+from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
 from dsr_agent.state.report import Outcome, Result
 from tests.fake import shell
-from tests.fake.machine import Machine, Refused
+from tests.fake.machine import Machine, RefusedError
 
 US = -1
 NOBODY = 0
@@ -60,8 +60,8 @@ class _Fault:
 class FakeKernel:
     """See `dsr_agent.kernel.port.Kernel`."""
 
-    def __init__(self, text: str = "lo up") -> None:
-        self.machine = Machine.of(text)
+    def __init__(self, host: str | Machine = "lo up") -> None:
+        self.machine = Machine.of(host) if isinstance(host, str) else host
         self.machine.announce = self._announced
         self.processes: dict[int, str] = {}
         self._copy = dict(self.machine.addresses)
@@ -136,6 +136,10 @@ class FakeKernel:
         self.assert_failures_were_met()
         self._faults.clear()
 
+    def forget_failures(self) -> None:
+        """Nothing fails any more, whether what was to fail was met or not."""
+        self._faults.clear()
+
     def before_next(self, verb: Verb, hook: Callable[[], None]) -> None:
         """Just before the next *verb*, *hook* is called: somebody is faster."""
         self._hooks.append((verb, hook))
@@ -204,7 +208,7 @@ class FakeKernel:
         before, self._actor = self._actor, US
         try:
             self._carry_out(action)
-        except Refused as refused:
+        except RefusedError as refused:
             error = _meaning(action, refused.code)
         finally:
             self._actor = before
@@ -237,15 +241,17 @@ class FakeKernel:
             machine.write_sysctl(action.key, action.sysctl.value)
 
     def _announced(self, key: Key) -> None:
-        """The kernel tells its listeners; it names who asked for addresses only, so the rest may be our own work."""
+        """The kernel tells its listeners; it names who asked for IPv4 addresses only: the rest may be our own work."""
         if not self._hearing:
             return
         if isinstance(key, AddressKey):
             self._keep_copy(key)
-            if self._actor == US:
+            if key.ip.version == 4 and self._actor == US:
                 return
-            if self._actor != NOBODY:
+            if key.ip.version == 4 and self._actor != NOBODY:
                 self._by[key] = self._actor
+        if isinstance(key, LinkKey) and any(k.link == key.name not in self.machine.links for k in self._copy):
+            self._copy_good = False  # renamed: what is known under the old name is worth nothing
         self._changes.add(key)
         self._something.set()
 
@@ -274,6 +280,10 @@ def _meaning(action: Action, code: int) -> DsrError | None:
     if isinstance(action, AddAddress | ReplaceAddress) and code == errno.ENODEV:
         link = action.address.link
         return NotYet(f"there is no device {link}", f"create it, or correct device = {link!r}")
+    if isinstance(action, AddAddress | ReplaceAddress) and code in (errno.EACCES, errno.EOPNOTSUPP):
+        link = action.address.link
+        remedy = f"sysctl -w net.ipv6.conf.{link}.disable_ipv6=0"
+        return Unsupported(f"cannot {action}: IPv6 is switched off on {link}", remedy)
     if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
         return Unsupported(f"this kernel has no links of kind {action.link.kind}")
     success: dict[type, set[int]] = {

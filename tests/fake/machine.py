@@ -20,7 +20,7 @@ from tests.fake import words
 FALLBACK = {"ipip": "tunl0", "gre": "gre0"}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The kernel does not do it; *code* is the errno."""
 
     def __init__(self, code: int) -> None:
@@ -90,11 +90,11 @@ class Machine:
     def add_link(self, link: Link) -> None:
         """``ip link add``: alias is not taken at creation, the group is; the module is loaded if need be."""
         if link.name in self.links:
-            raise Refused(errno.EEXIST)
+            raise RefusedError(errno.EEXIST)
         if link.kind in MODULE_OF_KIND:
             self.load(MODULE_OF_KIND[link.kind])
             if MODULE_OF_KIND[link.kind] not in self.modules:
-                raise Refused(errno.EOPNOTSUPP)
+                raise RefusedError(errno.EOPNOTSUPP)
         self._no_clash(link)
         self.put_link(replace(link, alias=""))
         self.announce(link.key)
@@ -106,19 +106,19 @@ class Machine:
         for other in self.links.values():
             if other.name != link.name and other.kind == link.kind and other.outer:
                 if other.outer.external and link.outer.external:
-                    raise Refused(errno.EEXIST)
+                    raise RefusedError(errno.EEXIST)
                 if not other.outer.external and not link.outer.external and _match(other.outer, link.outer):
-                    raise Refused(errno.EEXIST)
+                    raise RefusedError(errno.EEXIST)
 
     def change_link(self, link: Link) -> None:
         """``ip link change``: only what the kernel changes in place (facts A8)."""
         found = self._link(link.name)
         if found.kind != link.kind or found.outer is None or link.outer is None:
-            raise Refused(errno.EOPNOTSUPP)
+            raise RefusedError(errno.EOPNOTSUPP)
         if found.name in FALLBACK.values() or found.outer.external != link.outer.external:
-            raise Refused(errno.EINVAL)
+            raise RefusedError(errno.EINVAL)
         if (found.outer.remote is None) != (link.outer.remote is None):
-            raise Refused(errno.EINVAL)
+            raise RefusedError(errno.EINVAL)
         self._no_clash(link)
         outer = replace(link.outer, protocol=found.outer.protocol)  # a change of mode is silently ignored
         self.links[link.name] = replace(found, outer=outer)
@@ -136,7 +136,7 @@ class Machine:
         """``ip link set name``: addresses and sysctls go with it, the label of the first address does not."""
         found = self._link(name)
         if to in self.links:
-            raise Refused(errno.EEXIST)
+            raise RefusedError(errno.EEXIST)
         self.links = {(to if key == name else key): link for key, link in self.links.items()}
         self.links[to] = replace(found, name=to)
         first = True
@@ -178,7 +178,7 @@ class Machine:
 
     def _link(self, name: str) -> Link:
         if name not in self.links:
-            raise Refused(errno.ENODEV)
+            raise RefusedError(errno.ENODEV)
         return self.links[name]
 
     # --- addresses ---------------------------------------------------------------------------------------------
@@ -186,15 +186,15 @@ class Machine:
     def add_address(self, address: Address) -> None:
         """``ip addr add``: IPv4 is keyed by address and prefix length, IPv6 by the address alone."""
         self._can_have(address)
-        if self._same(address) is not None:
-            raise Refused(errno.EEXIST)
+        if self.same_address(address) is not None:
+            raise RefusedError(errno.EEXIST)
         self.put_address(address if address.label or address.ip.version == 6 else _labelled(address))
         self.announce(address.key)
 
     def replace_address(self, address: Address) -> None:
         """``ip addr replace``: sets proto and lifetimes in place, and never scope, label or prefix length."""
         self._can_have(address)
-        found = self._same(address)
+        found = self.same_address(address)
         if found is None:
             self.add_address(address)
             return
@@ -206,18 +206,24 @@ class Machine:
         """``ip addr del``."""
         self._link(key.link)
         if key not in self.addresses:
-            raise Refused(errno.EADDRNOTAVAIL)
+            raise RefusedError(errno.EADDRNOTAVAIL)
         self._drop(key)
+
+    def refuses(self, address: Address) -> int:
+        """The errno with which no address like *address* can be had here at all, or 0."""
+        if address.ip.version == 4:
+            return 0
+        if not self.ipv6:
+            return errno.EOPNOTSUPP
+        return errno.EACCES if self.sysctls.get(words.sysctl_key(address.link, "ipv6.disable_ipv6")) else 0
 
     def _can_have(self, address: Address) -> None:
         self._link(address.link)
-        if address.ip.version == 6:
-            if not self.ipv6:
-                raise Refused(errno.EOPNOTSUPP)
-            if self.sysctls.get(words.sysctl_key(address.link, "ipv6.disable_ipv6")):
-                raise Refused(errno.EACCES)
+        if code := self.refuses(address):
+            raise RefusedError(code)
 
-    def _same(self, address: Address) -> Address | None:
+    def same_address(self, address: Address) -> Address | None:
+        """What the kernel takes for the same address as *address*."""
         if address.ip.version == 4:
             return self.addresses.get(address.key)
         here = (a for a in self.addresses.values() if a.link == address.link and a.ip == address.ip)
@@ -232,7 +238,7 @@ class Machine:
     def write_sysctl(self, key: SysctlKey, value: int) -> None:
         """``sysctl -w``: reverse path and forwarding are announced, the ARP ones are not (facts A2)."""
         if key not in self.sysctls:
-            raise Refused(errno.ENOENT)
+            raise RefusedError(errno.ENOENT)
         changed = self.sysctls[key] != value
         self.sysctls[key] = value
         _, _, _, link, leaf = key.path.split("/")

@@ -22,13 +22,13 @@ REPAIRED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "IPv6 VIP deleted": (
         ["ip addr del 2001:db8::10/128 dev lo"],
-        [f"WARNING VIP 2001:db8::10/128 on lo: it is missing; put back in 0.0 ms{BY}"],
+        ["WARNING VIP 2001:db8::10/128 on lo: it is missing; put back in 0.0 ms"],
     ),
     "all VIPs flushed": (
         ["ip addr flush dev lo"],
         [
             f"WARNING VIP 192.0.2.10/32 on lo: it is missing; put back in 0.0 ms{BY}",
-            f"WARNING VIP 2001:db8::10/128 on lo: it is missing; put back in 0.0 ms{BY}",
+            "WARNING VIP 2001:db8::10/128 on lo: it is missing; put back in 0.0 ms",
         ],
     ),
     "VIP's mark wiped": (
@@ -39,12 +39,12 @@ REPAIRED: dict[str, tuple[list[str], list[str]]] = {
         ["ip link set lo down"],
         [
             "WARNING lo: it is down; brought up in 0.0 ms",
-            f"WARNING VIP 2001:db8::10/128 on lo: it is missing; put back in 0.0 ms{BY}",
+            "WARNING VIP 2001:db8::10/128 on lo: it is missing; put back in 0.0 ms",
         ],
     ),
     "lo down and up, which takes the IPv6 VIP": (
         ["ip link set lo down", "ip link set lo up"],
-        [f"WARNING VIP 2001:db8::10/128 on lo: it is missing; put back in 0.0 ms{BY}"],
+        ["WARNING VIP 2001:db8::10/128 on lo: it is missing; put back in 0.0 ms"],
     ),
     "tunnel deleted": (
         ["ip link del dsr-ipip"],
@@ -140,7 +140,7 @@ async def test_a_deleted_vip_costs_one_look_at_it_and_one_step() -> None:
 
         [report] = story.passes()
         assert [str(key) for key in report.scope.addresses] == ["192.0.2.10/32 on lo"]
-        assert not (report.scope.host or report.scope.everything)
+        assert (report.scope.host, report.scope.everything) == (False, False)
         assert [str(action) for action in report.plan.actions] == ["add 192.0.2.10/32 on lo"]
         assert all(not (look.host or look.everything) for look in story.kernel.looks)
 

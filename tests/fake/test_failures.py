@@ -1,8 +1,9 @@
-"""Every verb broken once, and every verb broken for good: one failure does not stop the rest, and nothing is forgotten."""
+"""Every verb broken once, and broken for good: one failure does not stop the rest, and nothing is forgotten."""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -162,7 +163,7 @@ async def test_a_verb_that_always_fails_does_not_stop_the_rest(verb: type[Action
 async def test_a_module_that_cannot_be_loaded_from_here_is_loaded_by_the_kernel() -> None:
     """Loading is a courtesy: creating the link does it as well, and both ways end alike."""
     story = Story()
-    story.kernel.before_next(LoadModule, lambda: story.kernel.machine.loadable.clear())
+    story.kernel.before_next(LoadModule, story.kernel.machine.loadable.clear)
     story.kernel.before_next(AddLink, lambda: story.kernel.machine.loadable.add("ipip"))
     async with story:
         assert story.host == IN_SYNC
@@ -238,5 +239,5 @@ async def test_retries_come_at_a_growing_distance() -> None:
             times += [story.clock.now()] if len(story.reports) > count else []
         story.kernel.heal()
 
-    gaps = [round(later - earlier, 1) for earlier, later in zip(times[1:], times[2:], strict=False)]
+    gaps = [round(later - earlier, 1) for earlier, later in pairwise(times[1:])]
     assert gaps[:3] == [0.5, 1.0, 2.0]

@@ -112,6 +112,10 @@ class Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop it if it runs, and forget its file."""
         if self.process and self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGCONT)
             self.stop()

@@ -95,12 +95,14 @@ def set_sysctls(space: str, values: dict[str, int | str]) -> None:
             Path("/proc/sys/net", path).write_text(f"{value}\n")
 
 
-def create(names: Iterable[str]) -> None:
-    """Make the namespaces, with ``lo`` up in each."""
+def create(names: Iterable[str], home: str = "") -> None:
+    """Make the namespaces, with ``lo`` up in each, and give the one we are in the name *home*."""
     names = list(names)
     ip_batch("", [f"netns add {name}" for name in names])
     for name in names:
         ip(name, "link set lo up")
+    if home:
+        run("ip", "netns", "attach", home, str(os.getpid()))
 
 
 def delete(names: Iterable[str]) -> None:

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.agent import Agent, agent_settings, tunnel, vip
+from tests.lab.drift import Drift, repair_of, shell, write
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
-from tests.lab.spaces import inside, ip, run, set_sysctls
-from tests.lab.traffic import Stream, echoes
-from tests.lab.world import RS1, Virtual, world
+from tests.lab.servers import GRE, GRE6, IPIP, VIPS, real_server
+from tests.lab.spaces import ip
+from tests.lab.world import RS1
 
-IPIP, GRE, GRE6 = "192.0.2.10", "192.0.2.11", "2001:db8:f::10"
 MORE = [f"192.0.2.{last}" for last in range(20, 30)]
 
-CONFIG = tunnel("ipip") + tunnel("gre") + "".join(vip(address) for address in (IPIP, GRE, GRE6, *MORE))
+CONFIG = tunnel("ipip") + tunnel("gre") + "".join(vip(address) for address in (*VIPS, *MORE))
 # What the kernel announces is repaired without waiting for the next poll, and only what it does not needs one.
 SELDOM, OFTEN = agent_settings(poll_interval=60), agent_settings(poll_interval=0.5)
-
-Do = Callable[[], object]
-
-
-def shell(*commands: str) -> Do:
-    """Commands in the real server's namespace."""
-
-    def do() -> None:
-        with inside(RS1):
-            for command in commands:
-                run(*command.split())
-
-    return do
-
-
-def write(path: str, value: int) -> Do:
-    """A sysctl of the real server."""
-    return lambda: set_sysctls(RS1, {path: value})
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Something another program does, and the VIP whose traffic is watched meanwhile."""
-
-    what: str
-    address: str
-    do: Do
 
 
 def _tunnel_drifts(name: str, kind: str, module: str, address: str) -> list[Drift]:
@@ -93,9 +65,7 @@ POLLED = [
 
 @pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
 def server() -> Iterator[Eye]:
-    """The first real server, with a service on each VIP."""
-    virtuals = [Virtual(IPIP, "ipip"), Virtual(GRE, "gre"), Virtual(GRE6, "gre")]
-    with world(virtuals), echoes(RS1, [IPIP, GRE, GRE6], [7001]), contextlib.closing(Eye(RS1)) as eye:
+    with real_server() as eye:
         yield eye
 
 
@@ -130,24 +100,19 @@ def shifts(server: Eye) -> Iterator[Shifts]:
 
 
 def _repaired(drift: Drift, server: Eye, agent: Agent, ledger: Ledger) -> None:
-    before, mark = server.view(), agent.mark()
-    with Stream(drift.address, 7001) as stream:
-        stream.wait_answered()
-        drift.do()
-        seconds = server.until_again(before)
-        stream.wait_answered(50)
-        tally = stream.finish()
-    ledger.add(drift.what, seconds, tally)
+    mark = agent.mark()
+    repair = repair_of(drift, server)
+    ledger.add(drift.what, repair.seconds, repair.tally)
     assert agent.said(mark), "it was repaired without a word"
-    assert (tally.duplicates, tally.wrong) == (0, 0)
+    assert (repair.tally.duplicates, repair.tally.wrong) == (0, 0)
 
 
-@pytest.mark.parametrize("drift", DRIFTS, ids=[drift.what.replace(" ", "-") for drift in DRIFTS])
+@pytest.mark.parametrize("drift", DRIFTS, ids=str)
 def test_what_is_announced_is_repaired(drift: Drift, server: Eye, shifts: Shifts, ledger: Ledger) -> None:
     _repaired(drift, server, shifts.agent(SELDOM), ledger)
 
 
-@pytest.mark.parametrize("drift", POLLED, ids=[drift.what.replace(" ", "-") for drift in POLLED])
+@pytest.mark.parametrize("drift", POLLED, ids=str)
 def test_what_is_not_announced_is_found(drift: Drift, server: Eye, shifts: Shifts, ledger: Ledger) -> None:
     _repaired(drift, server, shifts.agent(OFTEN), ledger)
 

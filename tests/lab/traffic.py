@@ -269,7 +269,7 @@ class Stream:
         if not self._closing:
             self._stopping = True
             self._threads[0].join()
-            until = time.monotonic() + 3.0
+            until = time.monotonic() + 1.5
             while self._answered < len(self._fates) and time.monotonic() < until:
                 if self._fates[-1].answers:  # what is later than the last one is very late
                     until = min(until, time.monotonic() + 0.3)
@@ -279,9 +279,9 @@ class Stream:
             self._socket.close()
         return self.tally()
 
-    def tally(self, first: int = 0) -> Tally:
-        """What became of the packets from number *first* on."""
-        fates = self._fates[first:]
+    def tally(self, after: float = 0.0, before: float = float("inf")) -> Tally:
+        """What became of the packets that were sent between two moments of the steady clock."""
+        fates = [fate for fate in self._fates if after <= fate.sent < before]
         longest, longest_ms, began, run = 0, 0.0, None, 0
         for fate in [*fates, _Fate(time.monotonic(), 1)]:
             if not fate.answers:

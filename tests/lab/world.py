@@ -13,9 +13,10 @@ the client through the router too; its answers never pass the balancer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from tests.lab import spaces
 from tests.lab.spaces import ip, ip_batch, run, set_sysctls
@@ -48,12 +49,20 @@ class Virtual:
     address: str
     wrap: str
 
+    @property
+    def six(self) -> bool:
+        return ":" in self.address
+
 
 @contextmanager
-def world(virtuals: Sequence[Virtual] = (), *, server_rp_filter: int = 0) -> Iterator[None]:
-    """The five namespaces, joined, with the balancer serving *virtuals*; gone at the end."""
+def world(virtuals: Sequence[Virtual] = (), *, server_rp_filter: int = 0, home: str = "") -> Iterator[None]:
+    """
+    The five namespaces, joined, with the balancer serving *virtuals*; gone at the end.
+
+    The one called *home* is the machine's own first namespace, where its systemd and udev live.
+    """
     spaces.delete(SPACES)
-    spaces.create(SPACES)
+    spaces.create((name for name in SPACES if name != home), home)
     try:
         for name in SERVERS:  # before the links are made, so that they inherit it
             _loosen(name, server_rp_filter)
@@ -121,31 +130,50 @@ def _join() -> None:
 
 def serve(virtuals: Sequence[Virtual]) -> None:
     """Have the balancer accept *virtuals*, and wrap and send on what comes to `PORTS`, TCP and UDP."""
-    addresses, rules = [], []
+    ip_batch(BALANCER, [f"address add {virtual.address} dev lo" + " nodad" * virtual.six for virtual in virtuals])
+    rules = []
     for virtual in virtuals:
-        six = ":" in virtual.address
-        addresses.append(f"address add {virtual.address}/{128 if six else 32} dev lo" + " nodad" * six)
-        for protocol in ("t", "u"):
-            for port, servers in PORTS.items():
-                service = f"-{protocol} {f'[{virtual.address}]' if six else virtual.address}:{port}"
-                rules.append(f"-A {service} -s rr")
-                wrap = WRAP[virtual.wrap]
-                rules += [f"-a {service} -r {SERVER_IP[server]}:{port} {wrap}" for server in servers]
-    if addresses:
-        ip_batch(BALANCER, addresses)
+        for service, servers in _services(virtual):
+            rules.append(f"-A {service} -s rr")
+            rules += [f"-a {service} -r {SERVER_IP[server]} {WRAP[virtual.wrap]}" for server in servers]
+    _ipvs(rules)
+
+
+def redirect(virtuals: Sequence[Virtual], server: str, address: str) -> None:
+    """Tell the balancer that *server* has another *address* now; what it has under way goes there, too."""
+    set_sysctls(BALANCER, {"ipv4/vs/expire_nodest_conn": 1})
+    rules = []
+    for virtual in virtuals:
+        for service, servers in _services(virtual):
+            if server in servers:
+                rules += [f"-d {service} -r {SERVER_IP[server]}", f"-a {service} -r {address} {WRAP[virtual.wrap]}"]
+    _ipvs(rules)
+
+
+def _services(virtual: Virtual) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each service of a VIP as ipvsadm writes it, and the real servers it has."""
+    for protocol in ("t", "u"):
+        for port, servers in PORTS.items():
+            yield f"-{protocol} {f'[{virtual.address}]' if virtual.six else virtual.address}:{port}", servers
+
+
+def _ipvs(rules: Iterable[str]) -> None:
+    text = "\n".join(rules)
+    if text:
         with spaces.inside(BALANCER):
-            run("ipvsadm", "-R", given="\n".join(rules) + "\n")
+            run("ipvsadm", "-R", given=text + "\n")
 
 
-def send_keyed(address: str, server: str, key: int, checksum: bool = False) -> None:
+def send_keyed(address: str, server: str, key: int | None, *, checksum: bool = False, name: str = "") -> None:
     """
     Have the balancer send what comes for *address* to one real server in GRE with a key, which IPVS cannot do.
 
     An ordinary GRE tunnel to the real server, and a route to the VIP through it.
     """
-    name = f"k{key}-{server}"
-    csum = "ocsum" if checksum else ""
-    ip(BALANCER, f"link add {name} type gre local {BALANCER_IP} remote {SERVER_IP[server]} okey {key} {csum}")
+    name = name or f"k{key}-{server}"
+    form = "ocsum" * checksum + (f" okey {key}" if key is not None else "")
+    form += f" ikey {int(ip_address(address))}"  # nothing comes back, but the kernel tells its tunnels apart by this
+    ip(BALANCER, f"link add {name} type gre local {BALANCER_IP} remote {SERVER_IP[server]} {form}")
     ip(BALANCER, f"link set {name} up")
     ip(BALANCER, f"route add {address} dev {name}")
     set_sysctls(BALANCER, {"ipv4/ip_forward": 1})
