@@ -133,9 +133,10 @@ class Reconciler:
     ) -> Report:
         """Look, decide, do, look again; publish and return what came of it."""
         started = self._clock.now()
+        desired = self._desired  # a file that comes meanwhile is for the next pass
         held = self._fights.held(started)
-        observed = await self._observe(scope)
-        first = todo = plan(self._desired, observed, scope)
+        observed = await self._observe(desired, scope)
+        first = todo = plan(desired, observed, scope)
         outcomes: list[Outcome] = []
         # The second look needs no dump of addresses: what was done was announced before it was acknowledged.
         again = replace(scope, everything=False)
@@ -144,8 +145,8 @@ class Reconciler:
                 break
             done = await carry_out(self._kernel, todo.actions, held)
             outcomes += done
-            observed = await self._observe(again)
-            todo = plan(self._desired, observed, scope)
+            observed = await self._observe(desired, again)
+            todo = plan(desired, observed, scope)
             if any(outcome.result is not Result.DONE for outcome in done):
                 break  # trying again at once would meet the same refusal
         finished = self._clock.now()
@@ -164,15 +165,15 @@ class Reconciler:
             by=await self._blame(outcomes, by or {}),
             fights=self._fights.going_on(finished),
             lost=lost,
-            desired=self._desired,
+            desired=desired,
             observed=observed,
         )
         self._schedule(report, finished)
         self._publish(report)
         return report
 
-    async def _observe(self, scope: Scope) -> Observed:
-        observed = await self._kernel.observe(scope, targets(self._desired) if scope.host else ())
+    async def _observe(self, desired: Desired, scope: Scope) -> Observed:
+        observed = await self._kernel.observe(scope, targets(desired) if scope.host else ())
         if scope.host:
             self._ours = frozenset(name for name, link in observed.links.items() if owns_link(link))
         return observed
@@ -223,8 +224,10 @@ class Reconciler:
             changes = await self._wait(min(*self._due.values(), self._clock.now() + self._rhythm.beat))
             if changes:
                 wake = self._concern(await self._collect(changes))
-                if wake:
+                if wake and not self._reload:
                     return wake
+            if self._reload:
+                continue  # which looks at everything
             now = self._clock.now()
             for name, scope, cause in (
                 ("resync", EVERYTHING, Cause.DRIFT),

@@ -8,8 +8,10 @@ trickles, never reads or never ends is cut off (`crowd`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import logging
+import os
 import ssl
 import threading
 import time
@@ -43,7 +45,7 @@ HEADER_SIZE = 16 << 10
 BODY_SIZE = 4 << 10
 PLACES = 64
 # One rendering serves everybody who asks within this time: a crowd of scrapers costs what one does.
-SHARED_FOR = 0.5
+SHARED_FOR = 1.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 30.0
 
 
@@ -68,8 +70,8 @@ class Site:
     doors: Doors
     _kept: dict[tuple[str, str], _Rendered] = field(default_factory=dict)
 
-    def render(self, method: str, path: str, accept: str) -> _Rendered:
-        """What to send back; large answers are shared by those who ask at the same time."""
+    def render(self, method: str, path: str, accept: str, own: bool) -> _Rendered:
+        """What to send back; large answers are shared by those who ask at the same time, but for this host's *own*."""
         now = time.monotonic()
         if method not in ("GET", "HEAD"):
             return _Rendered(NOT_ALLOWED, now)
@@ -77,7 +79,7 @@ class Site:
             return _Rendered(self.answers(path), now)
         key = (path, accept if path == "/metrics" else "")
         kept = self._kept.get(key)
-        if kept is None or now - kept.at > SHARED_FOR:
+        if kept is None or own or now - kept.at > SHARED_FOR:
             metrics = path == "/metrics"
             answer = Answer(200, *self.metrics.render(accept)) if metrics else self.answers(path)
             self._kept = {k: v for k, v in self._kept.items() if now - v.at <= SHARED_FOR}
@@ -88,8 +90,9 @@ class Site:
 class _Request(HTTPMessageDelegate):
     """One request, answered when all of it has come."""
 
-    def __init__(self, connection: HTTPConnection, site: Site) -> None:
+    def __init__(self, connection: HTTPConnection, site: Site, own: bool) -> None:
         self._connection = connection
+        self._own = own
         self._site = site
         self._method = self._path = self._accept = self._encoding = ""
 
@@ -102,7 +105,7 @@ class _Request(HTTPMessageDelegate):
 
     def finish(self) -> None:
         """See `HTTPMessageDelegate`."""
-        rendered = self._site.render(self._method, self._path, self._accept)
+        rendered = self._site.render(self._method, self._path, self._accept, self._own)
         status, content_type, body = rendered.answer
         headers = HTTPHeaders({"Content-Type": content_type, "Cache-Control": "no-store", "Vary": "Accept-Encoding"})
         if len(body) > 1400 and "gzip" in self._encoding:
@@ -126,8 +129,11 @@ class _Request(HTTPMessageDelegate):
 class _Guarded(HTTPServer):
     """A server whose connections are guests of a `Crowd`."""
 
-    def initialize(self, site: Site, crowd: Crowd, context: ssl.SSLContext | None) -> None:  # type: ignore[override]
-        """Tornado's way of `__init__`."""
+    def initialize(  # type: ignore[override]
+        self, site: Site, crowd: Crowd, context: ssl.SSLContext | None, own: bool
+    ) -> None:
+        """Tornado's way of `__init__`; *own* is the door for this host's own tools."""
+        self._own = own
         self._site = site
         self._crowd = crowd
         super().initialize(
@@ -149,7 +155,7 @@ class _Guarded(HTTPServer):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """See `HTTPServerConnectionDelegate`."""
-        return _Request(request_conn, self._site)
+        return _Request(request_conn, self._site, self._own)
 
     def on_close(self, server_conn: Any) -> None:
         """See `HTTPServerConnectionDelegate`."""
@@ -229,8 +235,8 @@ class Web:
                 except TimeoutError:
                     continue
         finally:
-            for server in self._servers.values():
-                server.stop()
+            for place in list(self._servers):
+                self._shut(place)
 
     async def _tend(self, crowd: Crowd, own_crowd: Crowd) -> bool:
         """Open what is wanted and not open, close what is not wanted; whether something is still missing."""
@@ -240,7 +246,7 @@ class Web:
         if secure:
             places |= set(wanted.listen)
         for place in self._servers.keys() - places:
-            self._servers.pop(place).stop()
+            self._shut(place)
         self._site.doors.listening = dict.fromkeys(sorted(set(wanted.listen)), False)
         for place in sorted(places, key=lambda place: (place != wanted.socket, not _literal(place), place)):
             if place not in self._servers:
@@ -251,6 +257,12 @@ class Web:
             if place in self._site.doors.listening:
                 self._site.doors.listening[place] = place in self._servers
         return not secure or not places <= self._servers.keys()
+
+    def _shut(self, place: str) -> None:
+        self._servers.pop(place).stop()
+        if place.startswith("/"):
+            with contextlib.suppress(OSError):
+                os.unlink(place)
 
     def _tend_tls(self, tls: doors.Tls | None) -> bool:
         """Whether the network may be served: never in the clear what the file wants encrypted."""
@@ -282,7 +294,7 @@ class Web:
         except OSError as error:
             self._tell(place, f"cannot serve HTTP on {place}, trying again: {doors.why(error)}")
             return
-        server = _Guarded(self._site, crowd, None if own else self._context)
+        server = _Guarded(self._site, crowd, None if own else self._context, own)
         server.add_sockets(sockets)
         self._servers[place] = server
         self._tell(place, "")
