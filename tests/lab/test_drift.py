@@ -11,6 +11,7 @@ from tests.lab.agent import Agent, agent_settings, tunnel, vip
 from tests.lab.drift import Drift, repair_of, shell, write
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
+from tests.lab.marks import BOTH
 from tests.lab.servers import GRE, GRE6, IPIP, VIPS, real_server
 from tests.lab.spaces import ip
 from tests.lab.world import RS1
@@ -63,7 +64,7 @@ POLLED = [
 ]
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=BOTH)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye

@@ -12,6 +12,7 @@ import pytest
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.drift import shell
 from tests.lab.eye import Eye
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE, IPIP, clean, real_server, streams, total
 from tests.lab.test_rights import NOBODY, ONE_CAPABILITY
 from tests.lab.world import RS1
@@ -22,7 +23,7 @@ BLACKLIST = Path("/etc/modprobe.d/lab.conf")
 pytestmark = pytest.mark.skipif(os.environ.get("DSR_LAB") == "here", reason="the modules here are the host's own")
 
 
-@pytest.fixture(params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     """Without the modules."""
     with real_server() as eye:
@@ -60,8 +61,11 @@ def test_they_are_loaded(wrapper: tuple[str, ...]) -> None:
             assert clean(total(found))
 
 
-@pytest.mark.parametrize("text", ["blacklist ipip\n", "# no\ninstall ipip /bin/false\n"], ids=["blacklist", "install"])
-@pytest.mark.parametrize("wrapper", [(), (*NOBODY, *ONE_CAPABILITY)], ids=["root", "one-capability"])
+@pytest.mark.parametrize(
+    ("text", "wrapper"),
+    [("blacklist ipip\n", ()), ("# no\ninstall ipip /bin/false\n", (*NOBODY, *ONE_CAPABILITY))],
+    ids=["blacklist", "install"],
+)
 def test_a_blacklist_is_named(text: str, wrapper: tuple[str, ...], server: Eye) -> None:
     with blacklist(text), Agent(RS1, CONFIG, wrapper=wrapper) as agent:
         where = f"module ipip is blacklisted in {BLACKLIST}, line {len(text.splitlines())}"

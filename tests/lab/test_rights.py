@@ -10,6 +10,7 @@ from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.drift import Drift, repair_of, shell, write
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
+from tests.lab.marks import BOTH
 from tests.lab.servers import GRE, IPIP, VIPS, real_server, streams, total
 from tests.lab.world import RS1
 
@@ -27,7 +28,7 @@ DRIFTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=BOTH)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye

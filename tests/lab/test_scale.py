@@ -18,6 +18,7 @@ from dsr_agent.state.model import Address
 from tests.lab.agent import Agent, agent_settings, tunnel, vip
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger, duration
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import IPIP, PORT, real_server
 from tests.lab.spaces import ip, within
 from tests.lab.traffic import Stream
@@ -33,7 +34,7 @@ def config(vips: int) -> str:
     return text + "".join(vip(f"192.0.{128 + number // 250}.{number % 250 + 1}") for number in range(vips))
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server([Virtual(IPIP, "ipip")]) as eye:
         ip(RS1, "link add nlmon0 type nlmon")

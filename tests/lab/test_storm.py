@@ -12,6 +12,7 @@ import pytest
 from tests.lab.agent import Agent, agent_settings, tunnel, vip
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE6, IPIP, VIPS, real_server, streams, total
 from tests.lab.spaces import ip, ip_batch, within
 from tests.lab.world import RS1
@@ -26,7 +27,7 @@ CONFIG = (
 STORM = ["address add 198.51.100.7/32 dev lo", "address del 198.51.100.7/32 dev lo"] * 4000
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye
