@@ -154,6 +154,8 @@ def hosts(draw: st.DrawFn) -> Machine:
             machine.put_address(address)
     for key in draw(st.lists(st.sampled_from(sorted(machine.sysctls, key=str)), max_size=6)):
         machine.sysctls[SysctlKey(key.path)] = draw(st.sampled_from([0, 1, 2]))
+    for key in [key for key, address in machine.addresses.items() if machine.refuses(address)]:
+        del machine.addresses[key]
     return machine
 
 
