@@ -218,10 +218,12 @@ def _clear_the_way(item: Carried, links: dict[str, Link], steps: _Steps) -> bool
     """Have no other link take the packets that *item*'s is to take: ours goes first, and anybody else's is told."""
     wanted, means = item.link, carrier(item.tunnel)
     assert wanted.outer is not None
-    spared = (wanted.name, stand_in_name(wanted.name))
+    stand_in = stand_in_name(wanted.name) if wanted.name in links else ""
     for other in list(links.values()):
-        if other.kind != wanted.kind or other.name in spared:
+        if other.kind != wanted.kind or other.name == wanted.name:
             continue
+        if other.name == stand_in and owns_link(other):
+            continue  # half made to take the place of this one
         if not other.outer or not means.clashes(other.outer, wanted.outer):
             continue
         if not owns_link(other):
