@@ -119,9 +119,9 @@ def test_what_is_in_the_file_always_concerns_us(file: Desired) -> None:
 
 # --- scopes ---------------------------------------------------------------------------------------------------------
 
-scopes = st.builds(
-    Scope, st.booleans(), st.booleans(), st.frozensets(st.sampled_from([VIP, SIX]), max_size=2)
-).map(lambda scope: EVERYTHING if scope.everything else scope)
+scopes = st.builds(Scope, st.booleans(), st.booleans(), st.frozensets(st.sampled_from([VIP, SIX]), max_size=2)).map(
+    lambda scope: EVERYTHING if scope.everything else scope
+)
 
 
 @given(scopes, scopes)

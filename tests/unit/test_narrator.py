@@ -28,7 +28,6 @@ from dsr_agent.state.model import (
     HOST,
     AddressKey,
     Key,
-    LinkKey,
     Scope,
     Sysctl,
     TunnelKey,
@@ -133,9 +132,7 @@ def test_a_repair_is_one_line_with_the_reason_the_time_and_the_culprit() -> None
     """In this order."""
     told = Listener().hears(report(*done(AddAddress(VIP, Why.MISSING)), by={VIP.key: "chef (process 7)"}))
 
-    assert told == [
-        "WARNING VIP 192.0.2.10/32 on lo: it is missing; put back in 12.3 ms (undone by chef (process 7))"
-    ]
+    assert told == ["WARNING VIP 192.0.2.10/32 on lo: it is missing; put back in 12.3 ms (undone by chef (process 7))"]
 
 
 def test_parts_of_a_new_link_are_told_with_it() -> None:
@@ -295,4 +292,3 @@ def test_names_are_those_of_the_file_after_a_reload() -> None:
 
     assert before[0].startswith("WARNING 192.0.2.77/32 on lo: ")
     assert after[0].startswith("WARNING VIP 192.0.2.77/32 on lo: ")
-    assert LinkKey("x") != TunnelKey("x")

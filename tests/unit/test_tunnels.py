@@ -59,13 +59,13 @@ GRE = [
     ("local 10.0.3.2 remote 10.1.0.5 key 7 checksum", False, False, False),
     ("local 10.0.3.2 key 7 checksum external", False, False, False),
 ]
-TABLE = [("ipip", "local 10.0.3.2", *row) for row in IPIP]
-TABLE += [("gre", "local 10.0.3.2 key 7 checksum", *row) for row in GRE]
+TABLE = [("ipip", "local 10.0.3.2", found, tuple(verdict)) for found, *verdict in IPIP]
+TABLE += [("gre", "local 10.0.3.2 key 7 checksum", found, tuple(verdict)) for found, *verdict in GRE]
 
 
-@pytest.mark.parametrize(("kind", "wanted", "found", "same", "can_become", "clashes"), TABLE)
+@pytest.mark.parametrize(("kind", "wanted", "found", "verdict"), TABLE)
 def test_a_link_that_is_there_held_against_what_is_wanted(
-    kind: str, wanted: str, found: str, same: bool, can_become: bool, clashes: bool
+    kind: str, wanted: str, found: str, verdict: tuple[bool, bool, bool]
 ) -> None:
     """Whether it takes the same packets, can be changed in place, or has its place in the kernel."""
     means = CARRIERS[kind]
@@ -73,11 +73,7 @@ def test_a_link_that_is_there_held_against_what_is_wanted(
     assert one is not None
     assert other is not None
 
-    assert (means.same(one, other), means.can_become(one, other), means.clashes(one, other)) == (
-        same,
-        can_become,
-        clashes,
-    )
+    assert (means.same(one, other), means.can_become(one, other), means.clashes(one, other)) == verdict
 
 
 # --- marks ----------------------------------------------------------------------------------------------------------
@@ -119,7 +115,9 @@ def test_the_group_makes_a_tunnel_ours_and_nothing_else(link: str, ours: bool) -
     assert owns_link(link_of(link)) == ours
 
 
-@pytest.mark.parametrize(("link", "label"), [("lo", "lo:dsr"), ("elevenchars", "elevenchars:dsr"), ("twelve-chars", "")])
+@pytest.mark.parametrize(
+    ("link", "label"), [("lo", "lo:dsr"), ("elevenchars", "elevenchars:dsr"), ("twelve-chars", "")]
+)
 def test_a_label_fits_the_kernel_or_there_is_none(link: str, label: str) -> None:
     """Fifteen characters."""
     assert label_for(link) == label

@@ -25,8 +25,8 @@ NAMES = {1: "lo", 21: "dummy"}
 def recorded(about: str) -> list[Message]:
     """The messages recorded under this heading."""
     lines = Path(__file__).with_name("wire.txt").read_text().splitlines()
-    words = [line.split() for line in lines if not line.startswith("#")]
-    return [Message(*map(int, word[1:5]), bytes.fromhex(word[5])) for word in words if word[0] == about]
+    rows = [line.split() for line in lines if line.startswith(about + " ")]
+    return [Message(int(a), int(b), int(c), int(d), bytes.fromhex(body)) for _, a, b, c, d, body in rows]
 
 
 LINKS = """\
