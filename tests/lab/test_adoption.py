@@ -56,7 +56,7 @@ TUNNELS_BY_HAND = {
 def test_what_was_made_by_hand_is_adopted_under_traffic(names: str, server: Eye, ledger: Ledger) -> None:
     by_hand(*VIPS_BY_HAND, *TUNNELS_BY_HAND[names])
     there = {link.name for link in server.links().values() if link.outer}
-    with streams() as found, Agent(RS1, CONFIG) as agent:
+    with streams(rate=300) as found, Agent(RS1, CONFIG) as agent:
         tally = total(found)
         log = agent.log()
         assert {link.name for link in server.links().values() if link.outer} == there
