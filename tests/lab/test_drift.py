@@ -92,6 +92,7 @@ class Shifts:
     def close(self) -> None:
         """Stop the last one."""
         self._stack.close()
+        self._left = 0
 
 
 @pytest.fixture(scope="module")
