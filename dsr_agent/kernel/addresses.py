@@ -25,6 +25,7 @@ from dsr_agent.kernel.netlink import (
     Refusal,
     attribute,
     attributes,
+    number,
 )
 from dsr_agent.kernel.refusals import explain
 from dsr_agent.state.actions import AddAddress, DeleteAddress, ReplaceAddress
@@ -81,7 +82,7 @@ def pack(address: Address, index: int) -> bytes:
 
 def parse(body: bytes, names: Mapping[int, str]) -> Address | None:
     """
-    Read one address message; None for a family that is not ours or a link that *names* does not know.
+    Read one address message; None if it is not about an IP address on a link that *names* knows.
 
     The address is the local one where the message has a peer as well.
     """
@@ -99,10 +100,12 @@ def parse(body: bytes, names: Mapping[int, str]) -> Address | None:
         elif kind == _IFA_LABEL:
             label = value.rstrip(b"\0").decode("utf-8", "replace")
         elif kind == _IFA_FLAGS:
-            flags = _U32.unpack(value)[0]
+            flags = number(value)
         elif kind == _IFA_PROTO:
-            proto = value[0]
+            proto = number(value)
     raw = local or packed
+    if len(raw) != (4 if family == socket.AF_INET else 16):
+        return None
     ip: Ip = IPv4Address(raw) if family == socket.AF_INET else IPv6Address(raw)
     return Address(
         names[index],

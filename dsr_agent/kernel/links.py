@@ -12,13 +12,11 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from dsr_agent.kernel.netlink import RTM_GETLINK, RTM_NEWLINK, Channel, attribute, attributes
+from dsr_agent.kernel.netlink import RTM_GETLINK, RTM_NEWLINK, Channel, attribute, attributes, number
 from dsr_agent.state.model import Ip, Link, Outer
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _U32 = struct.Struct("=I")
-_BE32 = struct.Struct(">I")
-_BE16 = struct.Struct(">H")
 
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_EXT_MASK = 3, 18, 20, 27, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
@@ -52,7 +50,7 @@ def parse(body: bytes) -> tuple[int, Link]:
         elif attribute_kind == _IFLA_IFALIAS:
             alias = value.rstrip(b"\0").decode("utf-8", "replace")
         elif attribute_kind == _IFLA_GROUP:
-            group = _U32.unpack(value)[0]
+            group = number(value)
         elif attribute_kind == _IFLA_LINKINFO:
             info = dict(attributes(value, 0))
             kind = info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
@@ -77,11 +75,11 @@ def _outer(kind: str, data: dict[int, bytes]) -> Outer | None:
             external=_IPTUN_EXTERNAL in data,
         )
     if kind in ("gre", "ip6gre"):
-        flags = _BE16.unpack(data.get(_GRE_IFLAGS, b"\0\0"))[0]
+        flags = int.from_bytes(data.get(_GRE_IFLAGS, b""), "big")
         return Outer(
             local=_ip(data.get(_GRE_LOCAL)),
             remote=_ip(data.get(_GRE_REMOTE)),
-            key=_BE32.unpack(data[_GRE_IKEY])[0] if flags & _GRE_KEY and _GRE_IKEY in data else None,
+            key=int.from_bytes(data[_GRE_IKEY], "big") if flags & _GRE_KEY and _GRE_IKEY in data else None,
             checksum=bool(flags & _GRE_CHECKSUM),
             sequence=bool(flags & _GRE_SEQUENCE),
             external=_GRE_EXTERNAL in data,
@@ -91,7 +89,7 @@ def _outer(kind: str, data: dict[int, bytes]) -> Outer | None:
 
 def _ip(packed: bytes | None) -> Ip | None:
     """An address, or None for any (all zero, or not said)."""
-    if not packed or not any(packed):
+    if packed is None or not any(packed) or len(packed) not in (4, 16):
         return None
     return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
 

@@ -114,7 +114,7 @@ class Modules:
     def _package(self) -> str:
         """The package that usually carries the modules a small kernel package leaves out."""
         words = dict(
-            line.replace('"', "").split("=", 1) for line in self._read("etc/os-release").splitlines() if "=" in line
+            re.sub("[\"']", "", line).split("=", 1) for line in self._read("etc/os-release").splitlines() if "=" in line
         )
         family = {words.get("ID", ""), *words.get("ID_LIKE", "").split()}
         if "ubuntu" in family:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
+import sys
 from collections.abc import Callable, Iterator
 
 from dsr_agent.kernel import netlink
@@ -92,7 +92,7 @@ def netconf_index(message: Message) -> int:
     """The index of the link whose sysctl changed; -1 is ``all``, -2 is ``default``."""
     for kind, value in netlink.attributes(message.body, 4):
         if kind == _NETCONFA_IFINDEX:
-            return int(struct.unpack("=i", value)[0])
+            return int.from_bytes(value, sys.byteorder, signed=True)
     return 0
 
 

@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -49,6 +50,15 @@ NETLINK_GET_STRICT_CHECK = 12
 SO_RCVBUFFORCE = 33
 
 _NLMSGERR_ATTR_MSG = 1
+
+# What comes before the attributes of each type.
+_LEAST = {
+    NLMSG_ERROR: 20,
+    **dict.fromkeys((RTM_NEWLINK, RTM_DELLINK), 16),
+    **dict.fromkeys((RTM_NEWADDR, RTM_DELADDR), 8),
+    **dict.fromkeys((RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE), 12),
+    **dict.fromkeys((RTM_NEWNETCONF, RTM_DELNETCONF), 4),
+}
 
 BATCH = 256  # 300 acknowledged messages fit the default receive buffer, 500 do not (facts A1)
 _DUMP_BUFFER = 1 << 18
@@ -95,14 +105,20 @@ def attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
+def number(value: bytes) -> int:
+    """The value of an attribute that holds a number, in this host's order, however long it is."""
+    return int.from_bytes(value, sys.byteorder)
+
+
 def messages(data: bytes) -> Iterator[Message]:
-    """Split one datagram into its messages."""
+    """Split one datagram into its messages; one that is too short for what it says it is, is left out."""
     offset, end = 0, len(data)
     while offset + 16 <= end:
         length, kind, flags, sequence, port = HEADER.unpack_from(data, offset)
         if length < 16 or offset + length > end:
             return
-        yield Message(kind, flags, sequence, port, data[offset + 16 : offset + length])
+        if length >= 16 + _LEAST.get(kind, 0):
+            yield Message(kind, flags, sequence, port, data[offset + 16 : offset + length])
         offset += (length + 3) & ~3
 
 

@@ -174,12 +174,13 @@ def _plan_tunnels(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
     steps.problems += wanted.problems
     links = dict(observed.links)  # as they will be after the steps so far
     settled = [item.link.name for item in wanted.carried if _plan_link(item, links, observed, steps)]
+    for name in settled:  # the address first: without it, rp_filter = 2 drops all that a link which is up carries
+        steps.links += _address_steps(name, observed)
     for name, sysctl in wanted.sysctls:
         ours = name in {item.link.name for item in wanted.carried}
         if name in observed.links and (name in settled or not ours) and not _satisfied(sysctl, observed):
             steps.links.append(WriteSysctl(sysctl, name, Why.CHANGED))
     for name in settled:
-        steps.links += _address_steps(name, observed)
         if not observed.links[name].up:
             steps.links.append(BringUp(name, Why.DOWN, (tunnel_address(name).key,)))
 
@@ -218,10 +219,12 @@ def _clear_the_way(item: Carried, links: dict[str, Link], steps: _Steps) -> bool
     """Have no other link take the packets that *item*'s is to take: ours goes first, and anybody else's is told."""
     wanted, means = item.link, carrier(item.tunnel)
     assert wanted.outer is not None
-    spared = (wanted.name, stand_in_name(wanted.name))
+    stand_in = stand_in_name(wanted.name) if wanted.name in links else ""
     for other in list(links.values()):
-        if other.kind != wanted.kind or other.name in spared:
+        if other.kind != wanted.kind or other.name == wanted.name:
             continue
+        if other.name == stand_in and owns_link(other):
+            continue  # half made to take the place of this one
         if not other.outer or not means.clashes(other.outer, wanted.outer):
             continue
         if not owns_link(other):
@@ -251,11 +254,11 @@ def _take_misnamed(item: Carried, links: dict[str, Link], observed: Observed, st
 
 def _finish(found: Link, name: str, item: Carried, observed: Observed) -> Iterator[Action]:
     """Bring *found*, which is called *name* by then, to all that is wanted of the link of *item*."""
+    if tunnel_address(found.name).key not in observed.addresses:
+        yield AddAddress(tunnel_address(name), Why.MISSING)
     for sysctl, before in zip(item.sysctls(name), item.sysctls(found.name), strict=True):
         if not _satisfied(before, observed):
             yield WriteSysctl(sysctl, name, Why.CHANGED)
-    if tunnel_address(found.name).key not in observed.addresses:
-        yield AddAddress(tunnel_address(name), Why.MISSING)
     if found.alias != item.link.alias:
         yield MarkLink(name, item.link.group, item.link.alias, Why.UNMARKED)
     if not found.up:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 
-from tests.netns.agent import PORT, Agent, Watcher, addresses, get, vips
+from tests.netns.process import PORT, Agent, Watcher, addresses, get, vips
 
 REPAIRS = 8  # of 10 VIPs, in three rounds, none is undone ten times a minute
 

@@ -242,6 +242,9 @@ class Machine:
         changed = self.sysctls[key] != value
         self.sysctls[key] = value
         _, _, _, link, leaf = key.path.split("/")
+        if leaf == "disable_ipv6" and value:
+            for address in [k for k in self.addresses if k.link == link and k.ip.version == 6]:
+                self._drop(address)
         if changed and leaf in ("rp_filter", "forwarding"):
             self.announce(SysctlKey(f"net/ipv4/conf/{link}"))
 

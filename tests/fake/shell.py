@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 from dsr_agent.state.model import MODULE_OF_KIND, AddressKey, Link, Outer, SysctlKey
 from tests.fake.machine import Machine
@@ -94,18 +95,26 @@ def _link(machine: Machine, verb: str, words: list[str]) -> None:
         settings[what]()
 
 
+_FLAGS: dict[str, dict[str, Any]] = {
+    "csum": {"checksum": True},
+    "seq": {"sequence": True},
+    "external": {"external": True},
+}
+
+
 def _described(words: list[str]) -> Link:
     name, _, kind, *more = words
     outer = Outer()
     while more:
         word = more.pop(0)
         if word in ("local", "remote"):
-            value = more.pop(0)
-            outer = replace(outer, **{word: None if value == "any" else ip_address(value)})
+            value = None if more[0] == "any" else ip_address(more[0])
+            outer = replace(outer, local=value) if word == "local" else replace(outer, remote=value)
+            more.pop(0)
         elif word == "key":
             outer = replace(outer, key=int(more.pop(0)))
         elif word == "mode":
             outer = replace(outer, protocol=4 if more.pop(0) == "ipip" else 0)
         else:
-            outer = replace(outer, **{{"csum": "checksum", "seq": "sequence", "external": "external"}[word]: True})
+            outer = replace(outer, **_FLAGS[word])
     return Link(name, kind, outer=outer if kind in MODULE_OF_KIND else None, answers_arp=kind == "veth")

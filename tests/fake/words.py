@@ -51,30 +51,37 @@ def link_of(text: str) -> Link:
     while words:
         word = words.pop(0)
         if word in ("local", "remote"):
-            outer = replace(outer, **{word: None if words[0] == "any" else ip_address(words[0])})
-            words.pop(0)
+            outer = replace(outer, **_ip(word, words.pop(0)))
         elif word == "key":
             outer = replace(outer, key=int(words.pop(0)))
         elif word == "protocol":
             outer = replace(outer, protocol=int(words.pop(0)))
         elif word in ("checksum", "sequence", "external"):
-            outer = replace(outer, **{word: True})
-        elif word in ("group", "alias"):
-            value: Any = words.pop(0)
-            found = replace(found, **{word: int(value) if word == "group" else value})
+            outer = replace(outer, **_yes(word))
+        elif word == "group":
+            found = replace(found, group=int(words.pop(0)))
+        elif word == "alias":
+            found = replace(found, alias=words.pop(0))
         else:
-            found = replace(found, **_link_word(word))
+            found = replace(found, **_LINK_WORDS[word])
     return replace(found, outer=outer) if found.kind in OUTER_KINDS else found
 
 
-def _link_word(word: str) -> dict[str, Any]:
-    return {
-        "up": {"up": True},
-        "down": {"up": False},
-        "arp": {"answers_arp": True},
-        "ours": {"group": LINK_GROUP, "alias": ALIAS},
-        "adopted": {"group": LINK_GROUP, "alias": ADOPTED_ALIAS},
-    }[word]
+def _ip(name: str, text: str) -> dict[str, Any]:
+    return {name: None if text == "any" else ip_address(text)}
+
+
+def _yes(name: str) -> dict[str, Any]:
+    return {name: True}
+
+
+_LINK_WORDS: dict[str, dict[str, Any]] = {
+    "up": {"up": True},
+    "down": {"up": False},
+    "arp": {"answers_arp": True},
+    "ours": {"group": LINK_GROUP, "alias": ALIAS},
+    "adopted": {"group": LINK_GROUP, "alias": ADOPTED_ALIAS},
+}
 
 
 def text_of_link(link: Link) -> str:

@@ -20,7 +20,6 @@ from dsr_agent.state.model import (
     LocalOf,
     LocalTowards,
     Outer,
-    SysctlKey,
     Tunnel,
     Vip,
 )
@@ -152,8 +151,10 @@ def hosts(draw: st.DrawFn) -> Machine:
     for address in draw(st.lists(addresses(list(machine.links)), max_size=5)):
         if (machine.ipv6 or address.ip.version == 4) and machine.same_address(address) is None:
             machine.put_address(address)
-    for key in draw(st.lists(st.sampled_from(sorted(machine.sysctls, key=str)), max_size=6)):
-        machine.sysctls[SysctlKey(key.path)] = draw(st.sampled_from([0, 1, 2]))
+    for sysctl in draw(st.lists(st.sampled_from(sorted(machine.sysctls, key=str)), max_size=6)):
+        machine.sysctls[sysctl] = draw(st.sampled_from([0, 1, 2]))
+    for key in [key for key, address in machine.addresses.items() if machine.refuses(address)]:
+        del machine.addresses[key]
     return machine
 
 

@@ -14,8 +14,14 @@ HERE = Path(__file__).parent
 _LEDGER = Ledger()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Say which marks there are."""
+    config.addinivalue_line("markers", "irreversible: changes the machine for good, so it runs after all others")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Outside a machine nothing here can run: say so instead of failing half way."""
+    items.sort(key=lambda item: item.get_closest_marker("irreversible") is not None)
     if os.environ.get("DSR_LAB"):
         return
     outside = pytest.mark.skip(reason="runs inside a machine of the lab: tests/run lab")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from tests.lab.eye import Eye
-from tests.lab.traffic import Stream, Tally, echoes
+from tests.lab.traffic import Stream, Tally, ask_udp, echoes
 from tests.lab.world import RS1, Virtual, world
 
 IPIP, GRE, GRE6 = "192.0.2.10", "192.0.2.11", "2001:db8:f::10"
@@ -28,6 +28,8 @@ def real_server(virtuals: Sequence[Virtual] = WRAPPED, *, rp_filter: int = 0, ho
 @contextlib.contextmanager
 def streams(addresses: Sequence[str] = VIPS, rate: float = 100) -> Iterator[list[Stream]]:
     """Traffic to all of *addresses* that is known to flow."""
+    for address in addresses:
+        ask_udp(address, PORT)  # the first packet makes neighbours known
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(Stream(address, PORT, rate)) for address in addresses]
         for stream in found:

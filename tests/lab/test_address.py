@@ -10,6 +10,7 @@ import pytest
 from tests.lab.agent import Agent, agent_settings, tunnel, vip
 from tests.lab.eye import Eye, View
 from tests.lab.ledger import Ledger
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE, IPIP, PORT, VIPS, WRAPPED, real_server, streams, total
 from tests.lab.spaces import ip_batch, set_sysctls
 from tests.lab.traffic import Stream
@@ -24,7 +25,7 @@ def config(local: str) -> str:
     return agent_settings(poll_interval=60) + tunnels + "".join(vip(address) for address in VIPS)
 
 
-@pytest.fixture(params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye

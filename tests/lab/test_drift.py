@@ -11,8 +11,10 @@ from tests.lab.agent import Agent, agent_settings, tunnel, vip
 from tests.lab.drift import Drift, repair_of, shell, write
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
-from tests.lab.servers import GRE, GRE6, IPIP, VIPS, real_server
-from tests.lab.spaces import ip
+from tests.lab.marks import BOTH
+from tests.lab.servers import GRE, GRE6, IPIP, PORT, VIPS, real_server
+from tests.lab.spaces import ip, set_sysctls, sysctl
+from tests.lab.traffic import ask_tcp, ask_udp
 from tests.lab.world import RS1
 
 MORE = [f"192.0.2.{last}" for last in range(20, 30)]
@@ -63,7 +65,7 @@ POLLED = [
 ]
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=BOTH)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye
@@ -90,6 +92,7 @@ class Shifts:
     def close(self) -> None:
         """Stop the last one."""
         self._stack.close()
+        self._left = 0
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +123,22 @@ def test_what_is_not_announced_is_found(drift: Drift, server: Eye, shifts: Shift
 def test_all_is_well_after_that(shifts: Shifts) -> None:
     assert shifts.agent(OFTEN).status()["in_sync"]
     assert "127.0.0.1" in ip(RS1, "-o addr show dev lo")
+
+
+@pytest.mark.parametrize("rp_filter", [1, 2], ids=["strict", "loose"])
+def test_on_a_host_that_filters_reverse_paths(rp_filter: int, server: Eye, shifts: Shifts, ledger: Ledger) -> None:
+    """On ``all`` and on each new link, as distributions have it; neither is touched."""
+    paths = [f"ipv4/conf/{name}/rp_filter" for name in ("all", "default", "eth0")]
+    set_sysctls(RS1, dict.fromkeys(paths, rp_filter))
+    shifts.close()  # one agent at a time
+    with Agent(RS1, SELDOM + CONFIG) as agent:
+        shell("ip link del dsr-gre")()
+        agent.wait_log("dsr-gre")
+        for address in VIPS:
+            for ask in (ask_udp, ask_tcp):
+                assert ask(address, PORT).source == address
+        agent.settle()
+        for what, name, address in (("ipip", "dsr-ipip", IPIP), ("gre", "dsr-gre", GRE)):
+            repair = repair_of(Drift("", address, shell(f"ip link del {name}")), server)
+            ledger.add(f"{what} tunnel deleted, rp_filter = {rp_filter} on all", repair.seconds, repair.tally)
+        assert [sysctl(RS1, path) for path in paths] == [str(rp_filter)] * 3

@@ -13,6 +13,7 @@ import pytest
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.eye import FALLBACKS, Eye
 from tests.lab.ledger import Ledger
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import VIPS, clean, real_server, streams, total
 from tests.lab.spaces import within
 from tests.lab.world import RS1
@@ -21,7 +22,7 @@ CONFIG = tunnel("ipip") + tunnel("gre") + "".join(vip(address) for address in VI
 TIMES = 20
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye
@@ -63,7 +64,7 @@ def test_killed_while_it_starts(server: Eye, ledger: Ledger) -> None:
     moments = random.Random(1)
     with Agent(RS1, CONFIG) as agent:
         before = server.view()
-        for _ in range(4):
+        for _ in range(3):
             agent.stop()
             assert agent.call("teardown").returncode == 0
             assert not server.ours()
@@ -73,7 +74,7 @@ def test_killed_while_it_starts(server: Eye, ledger: Ledger) -> None:
             agent.stop(signal.SIGKILL)
             agent.start()
             assert server.view() == before
-    ledger.note("agent killed 4 times while it made its tunnels: completed by the next one, nothing left over")
+    ledger.note("agent killed 3 times while it made its tunnels: completed by the next one, nothing left over")
 
 
 def test_stopped_under_traffic(server: Eye, ledger: Ledger) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.eye import Eye, View
 from tests.lab.ledger import Ledger
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE, IPIP, PORT, VIPS, clean, real_server, streams, total
 from tests.lab.spaces import inside, ip, run
 from tests.lab.traffic import Stream, echoes
@@ -31,7 +32,7 @@ FOREIGN = (
 )
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye

@@ -10,6 +10,7 @@ import pytest
 from dsr_agent.state.marks import owns_address
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.eye import FALLBACKS, Eye
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import VIPS, real_server
 from tests.lab.spaces import inside, run
 from tests.lab.world import RS1
@@ -27,7 +28,7 @@ FOREIGN = (
 )
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         with inside(RS1):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.ledger import Ledger
+from tests.lab.marks import BOTH
 from tests.lab.traffic import Answer, Stream, ask_tcp, ask_udp, client_ip, connections_per_second, echoes
 from tests.lab.world import PORTS, RS1, RS2, SERVERS, Virtual, send_keyed, world
 
@@ -26,7 +27,7 @@ WAYS += [(KEYED, 7001, RS1), (KEYED2, 7002, RS2)]
 NAMES = [f"{name}-{server}" for server in SERVERS for name in ("ipip", "gre", "gre-ipv6")] + ["keyed-rs1", "keyed-rs2"]
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("debian", marks=pytest.mark.reference)])
+@pytest.fixture(scope="module", params=BOTH)
 def servers() -> Iterator[None]:
     """Both real servers with the agent and a service on each VIP."""
     with contextlib.ExitStack() as stack:

@@ -65,17 +65,14 @@ def world(virtuals: Sequence[Virtual] = (), *, server_rp_filter: int = 0, home: 
     spaces.create((name for name in SPACES if name != home), home)
     try:
         for name in SERVERS:  # before the links are made, so that they inherit it
-            _loosen(name, server_rp_filter)
+            set_sysctls(name, {f"ipv4/conf/{conf}/rp_filter": server_rp_filter for conf in ("all", "default")})
+        for name in SPACES:  # nobody has anybody else's address here
+            set_sysctls(name, {"ipv6/conf/default/accept_dad": 0})
         _join()
         serve(virtuals)
         yield
     finally:
         spaces.delete(SPACES)
-
-
-def _loosen(server: str, rp_filter: int) -> None:
-    paths = ("ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter")
-    set_sysctls(server, dict.fromkeys(paths, rp_filter))
 
 
 def _join() -> None:

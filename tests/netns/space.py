@@ -13,8 +13,12 @@ from typing import Self
 
 import pytest
 
+from dsr_agent.kernel.addresses import write
 from dsr_agent.kernel.host import Host
-from dsr_agent.state.model import EVERYTHING
+from dsr_agent.kernel.netlink import Channel
+from dsr_agent.state.actions import AddAddress, Why
+from dsr_agent.state.model import EVERYTHING, Address
+from dsr_agent.state.report import Result
 
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -40,6 +44,16 @@ def sh(*commands: str) -> str:
         assert result.returncode == 0, f"{command}: {result.stderr}"
         printed += result.stdout
     return printed
+
+
+def put(*addresses: Address) -> None:
+    """Somebody adds *addresses*, mark and all (the ``ip`` of some distributions knows no ``proto``)."""
+    channel = Channel()
+    try:
+        outcomes = write(channel, [AddAddress(address, Why.MISSING) for address in addresses], {"lo": 1})
+    finally:
+        channel.close()
+    assert {outcome.result for outcome in outcomes} == {Result.DONE}
 
 
 @contextmanager

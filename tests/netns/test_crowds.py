@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.agent import PORT, Agent, Watcher, addresses, get, vips
+from tests.netns.process import PORT, Agent, Watcher, addresses, get, vips
 
 MISBEHAVING = 200
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.agent import DEADLINE, PORT, Agent, Answer, Watcher, ask, get
+from tests.netns.process import DEADLINE, PORT, Agent, Answer, Watcher, ask, get
 from tests.netns.space import sh
 
 VIPS = '[[vip]]\naddress = "192.0.2.10"\n[[vip]]\naddress = "2001:db8::10"\nname = "radius"\n'

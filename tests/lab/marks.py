@@ -1,0 +1,10 @@
+"""Which machines a test runs on: parameters for the fixture that everything in a module depends on."""
+
+from __future__ import annotations
+
+import pytest
+
+# The fast one, and each time also a Debian machine with its own kernel.
+BOTH = ["fast", pytest.param("debian", marks=pytest.mark.reference)]
+# The Debian machine only in a long campaign: it needs minutes for this.
+MOSTLY_FAST = ["fast", pytest.param("debian", marks=[pytest.mark.reference, pytest.mark.long])]

@@ -1,0 +1,170 @@
+"""How plans, reports and states look on a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dsr_agent import printing
+from dsr_agent.config import load
+from dsr_agent.reconcile.loop import apply_once, plan_now
+from dsr_agent.reconcile.resolve import resolve
+from dsr_agent.state.actions import AddLink, Plan
+from dsr_agent.state.errors import Unsupported
+from tests.fake.clock import FakeClock
+from tests.fake.kernel import FakeKernel
+from tests.fake.story import FILE, HOST, IN_SYNC, desired
+
+BROKEN = (
+    IN_SYNC.replace("10.0.3.2 up ours", "10.0.3.2 down ours")
+    .replace("  192.0.2.10/32 ours\n", "")
+    .replace("10.1.0.5 is reached from 10.0.3.2\n", "")
+)
+MANY = FILE + "".join(f'\n[[vip]]\naddress = "198.18.0.{n}"\n' for n in range(1, 31))
+
+
+async def seen(file: str, host: str, running: int | None = None) -> printing.Status:
+    """What ``dsr-agent status`` is about."""
+    todo, observed = await plan_now(FakeKernel(host), desired(file))
+    return printing.Status(desired(file), observed, resolve(desired(file), observed), todo, running)
+
+
+async def test_a_status_that_is_fine() -> None:
+    """A line for each tunnel and VIP."""
+    assert printing.status(await seen(FILE, IN_SYNC, 4711)) == (
+        "in sync; the agent is running (process 4711)\n"
+        "tunnel dsr-ipip: ipip to 10.0.3.2, up\n"
+        "VIP 192.0.2.10 on lo: there\n"
+        "VIP 2001:db8::10 on lo: there"
+    )
+
+
+async def test_a_status_says_what_is_wrong_where_it_is() -> None:
+    """Below the tunnel, beside the VIP, and last what belongs to neither."""
+    assert printing.status(await seen(FILE, BROKEN)) == (
+        "not in sync; the agent is not running\n"
+        "tunnel dsr-ipip: ipip to 10.0.3.2, down\n"
+        "  there is no route to its load balancers (yet), so its local address is not known\n"
+        "  bring dsr-ipip up (it is down)\n"
+        "VIP 192.0.2.10 on lo: add 192.0.2.10/32 on lo (it is missing)\n"
+        "VIP 2001:db8::10 on lo: there"
+    )
+
+
+async def test_a_status_of_a_host_without_a_route() -> None:
+    """The local address is not known yet."""
+    text = printing.status(await seen(FILE, HOST.replace("10.1.0.5 is reached from 10.0.3.2", "")))
+
+    assert "tunnel dsr-ipip: ipip to unknown, missing\n" in text
+
+
+async def test_a_status_of_many_vips_lists_those_that_lack_something() -> None:
+    """The rest is counted."""
+    host = IN_SYNC.replace("lo up\n", "lo up\n" + "".join(f"  198.18.0.{n}/32 ours\n" for n in range(1, 30)))
+
+    assert printing.status(await seen(MANY, host)).splitlines()[2:] == [
+        "VIP 198.18.0.30 on lo: add 198.18.0.30/32 on lo (it is missing)",
+        "31 of 32 VIPs are there",
+    ]
+
+
+async def test_a_status_in_json() -> None:
+    """Everything, however much."""
+    value = json.loads(json.dumps(printing.status_json(await seen(FILE, BROKEN, 4711))))
+
+    assert (value["in_sync"], value["agent"]) == (False, {"running": True, "pid": 4711})
+    assert value["tunnels"] == [
+        {
+            "name": "dsr-ipip",
+            "encapsulation": "ipip",
+            "link": "dsr-ipip",
+            "local": "10.0.3.2",
+            "key": None,
+            "checksum": False,
+            "load_balancers": ["10.1.0.5/32"],
+            "state": "down",
+            "troubles": [
+                "there is no route to its load balancers (yet), so its local address is not known",
+                "bring dsr-ipip up (it is down)",
+            ],
+        }
+    ]
+    assert [vip["present"] for vip in value["vips"]] == [False, True]
+    assert [action["action"] for action in value["actions"]] == ["AddAddress", "BringUp"]
+    assert value["problems"] == [
+        {
+            "key": "tunnel dsr-ipip",
+            "move": "host",
+            "problem": "there is no route to its load balancers (yet), so its local address is not known",
+            "remedy": "",
+        }
+    ]
+
+
+async def test_a_long_plan_fits_a_screen_and_json_has_all_of_it() -> None:
+    """Twenty steps, and how many more."""
+    todo, _ = await plan_now(FakeKernel(IN_SYNC), desired(MANY))
+
+    lines = printing.plan(todo).splitlines()
+
+    assert lines[0] == "add 198.18.0.1/32 on lo  (it is missing)"
+    assert (len(lines), lines[-1]) == (21, "... and 10 more (--json has all)")
+    assert len(printing.plan_json(todo)["actions"]) == 30
+
+
+def test_a_plan_with_nothing_in_it() -> None:
+    """Says so."""
+    assert printing.plan(Plan()) == "in sync: nothing to do"
+    assert printing.plan_json(Plan()) == {"in_sync": True, "actions": [], "problems": []}
+
+
+async def test_a_report_says_what_was_done_and_what_was_not() -> None:
+    """And whether the host is now as the file says."""
+    kernel = FakeKernel(IN_SYNC.replace("dsr-ipip", "other").replace("up ours", "down"))
+    kernel.meddle("ip link del other")
+    kernel.fail_always(AddLink, Unsupported("the running kernel has no module ipip", "install it"))
+
+    report = await apply_once(kernel, desired(FILE), FakeClock())
+
+    lines = printing.report(report).splitlines()
+    assert lines[0] == (
+        "failed   add ipip tunnel dsr-ipip local 10.0.3.2 remote any: the running kernel has no module ipip: install it"
+    )
+    assert {line.split()[0] for line in lines[1:-1]} == {"skipped"}
+    assert lines[-1] == "not in sync"
+    value = printing.report_json(report)
+    assert value["in_sync"] is False
+    assert value["outcomes"][0] == {
+        "action": "AddLink",
+        "key": "dsr-ipip",
+        "text": "add ipip tunnel dsr-ipip local 10.0.3.2 remote any",
+        "why": "it is missing",
+        "result": "failed",
+        "error": "the running kernel has no module ipip: install it",
+    }
+    assert value["problems"][0]["move"] == "host"
+
+
+def test_a_teardown_of_nothing() -> None:
+    """Says so."""
+    assert printing.outcomes((), "nothing here is marked ours") == "nothing here is marked ours"
+    assert printing.outcomes_json((), Plan()) == {"ok": True, "outcomes": []}
+
+
+def test_a_check_says_what_it_read_and_what_is_suspicious(tmp_path: Path) -> None:
+    """Warnings first; one line that the file is fine."""
+    path = tmp_path / "dsr-agent.toml"
+    path.write_text('[[vip]]\naddress = "192.0.2.10"\n')
+    loaded = load(path, environ={})
+
+    *warnings, fine = printing.checked(loaded).splitlines()
+
+    assert fine == f"{path}: fine, 0 tunnels, 1 VIP"
+    assert [warning.startswith("warning: ") for warning in warnings] == [True] * len(loaded.warnings)
+    assert printing.checked_json(loaded) == {
+        "ok": True,
+        "files": [str(path)],
+        "tunnels": 0,
+        "vips": 1,
+        "warnings": list(loaded.warnings),
+    }
