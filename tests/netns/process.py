@@ -87,7 +87,8 @@ class Agent:
     @property
     def environment(self) -> dict[str, str]:
         """As systemd would set it."""
-        own = {"NOTIFY_SOCKET": self._place, "RUNTIME_DIRECTORY": str(self.folder)}
+        repository = str(Path(__file__).resolve().parents[2])
+        own = {"NOTIFY_SOCKET": self._place, "RUNTIME_DIRECTORY": str(self.folder), "PYTHONPATH": repository}
         return {**os.environ, **own, **self._environ}
 
     def start(self) -> None:
@@ -106,10 +107,10 @@ class Agent:
         self.hear("READY=1")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGKILL if kind else signal.SIGTERM)
+        if self.process:
             self.process.wait(DEADLINE)
         self._ear.close()
 

@@ -68,25 +68,27 @@ class TestWatchdog:
                 agent.hear("WATCHDOG=1")
 
     def test_a_loop_that_is_stuck_does_not_though_everything_else_lives(self, tmp_path: Path) -> None:
-        # The kernel answers nobody's questions about processes for a while: the loop waits in its pass, HTTP goes on.
+        # The kernel does not answer any more: the loop waits in its pass, while HTTP goes on.
         plugin = tmp_path / "plugin"
         plugin.mkdir()
         (plugin / "sitecustomize.py").write_text(
             "import asyncio, os\n"
             "from dsr_agent.kernel.host import Host\n"
-            "async def stuck(self, port):\n"
-            "    await asyncio.sleep(3600)\n"
-            "Host.who = stuck\n"
+            "look = Host.observe\n"
+            "async def observe(self, *scope):\n"
+            f"    await asyncio.sleep(3600 * os.path.exists({str(tmp_path / 'stuck')!r}))\n"
+            "    return await look(self, *scope)\n"
+            "Host.observe = observe\n"
         )
-        path = os.pathsep.join([str(plugin), os.getcwd(), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(plugin), str(Path(__file__).resolve().parents[2])])
         with Agent(tmp_path, VIPS, WATCHDOG_USEC="400000", PYTHONPATH=path) as agent:
             agent.serving()
             agent.hear("WATCHDOG=1")
-            with Watcher() as watcher:
-                watcher.repair("192.0.2.10")
+            (tmp_path / "stuck").touch()
+            sh("ip addr del 192.0.2.10/32 dev lo")
             agent.hears_nothing("WATCHDOG=1", 0.4)  # what was on its way
             assert agent.hears_nothing("WATCHDOG=1", 1.5)
-            assert get("/readyz").status == 200
+            assert get("/status").status == 200
             os.kill(agent.pid, signal.SIGKILL)
 
     def test_without_a_watchdog_nobody_pets_it(self, tmp_path: Path) -> None:
@@ -291,3 +293,23 @@ def get_tls(path: str, folder: Path, *, certificate: bool = True) -> Answer:
     if certificate:
         context.load_cert_chain(folder / "client.pem", folder / "client.key")
     return ask(http.client.HTTPSConnection("127.0.0.1", PORT, timeout=DEADLINE, context=context), path)
+
+
+def test_the_data_plane_is_made_before_anything_that_can_wait_is_even_imported(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin"
+    plugin.mkdir()
+    (plugin / "sitecustomize.py").write_text(
+        "import sys\n"
+        "from dsr_agent.service.notify import Notifier\n"
+        "ready = Notifier.ready\n"
+        "def spy(self, status):\n"
+        f"    print(*sys.modules, sep='\\n', file=open({str(tmp_path / 'modules')!r}, 'w'), flush=True)\n"
+        "    ready(self, status)\n"
+        "Notifier.ready = spy\n"
+    )
+    path = os.pathsep.join([str(plugin), str(Path(__file__).resolve().parents[2])])
+    with Agent(tmp_path, VIPS, PYTHONPATH=path) as agent:
+        imported = {name.partition(".")[0] for name in (tmp_path / "modules").read_text().split()}
+        assert imported & {"tornado", "prometheus_client", "pyroute2", "http", "gzip"} == set()
+        assert "192.0.2.10/32" in sh("ip -o addr show dev lo")
+        agent.serving()
