@@ -27,7 +27,7 @@ from tests.lab.world import RS1, Virtual, world
 IPIP, GRE = "192.0.2.10", "192.0.2.11"
 CONFIG = tunnel("ipip") + tunnel("gre") + vip(IPIP) + vip(GRE)
 RULES = Path(__file__).parents[2] / "packaging/prometheus/dsr-agent.rules.yml"
-EVERY = 0.5
+EVERY = "500ms"
 
 
 class Prometheus:
@@ -35,11 +35,9 @@ class Prometheus:
 
     def ask(self, path: str) -> Any:
         """What its interface answers."""
-        with inside(RS1):
-            connection = http.client.HTTPConnection("127.0.0.1", 9090, timeout=30)
+        with inside(RS1), contextlib.closing(http.client.HTTPConnection("127.0.0.1", 9090, timeout=30)) as connection:
             connection.request("GET", path)
             answer = json.loads(connection.getresponse().read())
-            connection.close()
         assert answer["status"] == "success", answer
         return answer["data"]
 
@@ -62,7 +60,7 @@ def prometheus(folder: Path) -> Iterator[Prometheus]:
     assert shutil.which("prometheus"), "the machine should have Prometheus"
     (folder / "rules.yml").write_text(re.sub(r"\bfor: \w+", "for: 0s", RULES.read_text()))
     (folder / "prometheus.yml").write_text(
-        f"global: {{scrape_interval: {EVERY}s, scrape_timeout: {EVERY}s, evaluation_interval: {EVERY}s}}\n"
+        f"global: {{scrape_interval: {EVERY}, scrape_timeout: {EVERY}, evaluation_interval: {EVERY}}}\n"
         "rule_files: [rules.yml]\n"
         "scrape_configs:\n"
         '  - {job_name: dsr-agent, static_configs: [{targets: ["127.0.0.1:9177"]}]}\n'
@@ -139,7 +137,9 @@ def test_an_alert_fires_while_somebody_holds_a_vip_away(scraped: tuple[Agent, Pr
     started = time.monotonic()
     try:
         wait_for(lambda: server.firing("DsrVipMissing"), "the alert for the missing VIP")
-        ledger.note(f"alert {time.monotonic() - started:.1f} s after a VIP began to be held away (scrape {EVERY} s)")
+        ledger.note(
+            f"alert {time.monotonic() - started:.1f} s after a VIP began to be held away (scraped every {EVERY})"
+        )
         wait_for(lambda: server.firing("DsrSomebodyFights"), "the alert for the fight")
     finally:
         away.set()
