@@ -77,6 +77,13 @@ def test_addresses_are_read() -> None:
     ]
 
 
+def test_an_address_of_another_family_is_none() -> None:
+    """Phonet has addresses too."""
+    body = struct.pack("=BBBBI", 35, 0, 0, 0, 1) + netlink.attribute(2, b"\0" * 16)
+
+    assert addresses.parse(body, NAMES) is None
+
+
 @pytest.mark.parametrize("text", ["192.0.2.10/32 ours", "2001:db8::10/128 ours", "198.51.100.1/24", "2001:db8::1/64"])
 def test_what_we_send_is_what_a_kernel_would_send(text: str) -> None:
     """Packed and read again, an address is the same; an IPv4 one keeps its label, an IPv6 one its lifetimes."""
