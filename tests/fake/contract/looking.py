@@ -18,6 +18,7 @@ from dsr_agent.state.actions import (
 )
 from dsr_agent.state.errors import NotYet, Unsupported
 from dsr_agent.state.model import (
+    EVERYTHING,
     HOST,
     Address,
     AddressKey,
