@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsr_agent.kernel import addresses, links, monitor, netlink
@@ -214,6 +214,8 @@ def test_a_message_that_is_cut_short_is_read_as_far_as_it_goes(message: Message,
 
 
 @given(st.binary(max_size=200))
+@example(b"\0" * 64)
+@example(b"\3\0\0\0" * 16)
 def test_any_bytes_are_walked_to_their_end(body: bytes) -> None:
     """No attribute and no message of length 0 to go round on for ever, and nothing outside the bytes."""
     kinds = [kind for kind, _ in netlink.attributes(body, 0)]
