@@ -268,7 +268,7 @@ async def test_a_vip_that_fails_is_tried_again_soon_although_other_passes_come_b
 
 async def test_a_vip_is_retried_although_a_tunnel_never_can_be() -> None:
     """A lasting trouble with one thing does not push the retries of another out of sight."""
-    story = Story()
+    story = Story(rhythm=Rhythm(poll=5.0, resync=3600.0))
     story.kernel.fail_always(AddLink, Transient("never"))
     async with story:
         await story.seconds(300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -78,15 +79,24 @@ class Agent:
             self.wait_log("started: ", mark)
 
     def settle(self) -> None:
-        """Return once it has had nothing to do for a moment: it prepares for repairs after its first pass."""
-        assert self.process
-        stat = Path(f"/proc/{self.process.pid}/stat")
-        used, since = "", time.monotonic()
-        while time.monotonic() - since < 0.2:
-            now = " ".join(stat.read_text().rsplit(")", 1)[1].split()[11:13])
-            if now != used:
-                used, since = now, time.monotonic()
+        """Return once it has been idle for a moment: it prepares for repairs after its first pass."""
+        since = time.monotonic()
+        used = self._work()
+        while time.monotonic() - since < 0.25:
             time.sleep(0.02)
+            now = self._work()
+            if now != used or any(state != "S" for state, _ in now):
+                used, since = now, time.monotonic()
+
+    def _work(self) -> list[tuple[str, str]]:
+        """What each of its threads is doing, and how much it has done; one that waits for a processor is at work."""
+        assert self.process
+        found = []
+        for task in sorted(Path(f"/proc/{self.process.pid}/task").iterdir()):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                words = (task / "stat").read_text().rsplit(")", 1)[1].split()
+                found.append((words[0], " ".join(words[11:13])))
+        return found
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it; its exit status."""

@@ -10,7 +10,7 @@ from dsr_agent.state.marks import ADDRESS_PROTO, owns_address, owns_link
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
-from tests.lab.marks import BOTH
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE, GRE6, IPIP, VIPS, clean, real_server, streams, total
 from tests.lab.spaces import inside, run
 from tests.lab.world import RS1
@@ -24,7 +24,7 @@ VIPS_BY_HAND = (
 )
 
 
-@pytest.fixture(params=BOTH)
+@pytest.fixture(params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye

@@ -10,7 +10,7 @@ from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.drift import Drift, repair_of, shell, write
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
-from tests.lab.marks import BOTH
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE, IPIP, VIPS, real_server, streams, total
 from tests.lab.world import RS1
 
@@ -28,7 +28,7 @@ DRIFTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye

@@ -18,7 +18,7 @@ from dsr_agent.kernel.netlink import BATCH
 from dsr_agent.state.actions import AddAddress, DeleteAddress, Why
 from dsr_agent.state.errors import Unsupported
 from dsr_agent.state.marks import ADDRESS_PROTO
-from dsr_agent.state.model import EVERYTHING, HOST, Address, AddressKey, LinkKey, Scope
+from dsr_agent.state.model import EVERYTHING, HOST, ROUTES, Address, AddressKey, LinkKey, Scope
 from dsr_agent.state.report import Result
 from tests.netns.space import NETWORK_CARD, sh
 
@@ -116,9 +116,25 @@ async def test_the_second_look_after_many_ipv6_additions_sees_all_of_them() -> N
         await host.observe(EVERYTHING)
 
         await host.apply([AddAddress(address, Why.MISSING) for address in wanted])
+        before = host.messages_sent
 
         found = (await host.observe(HOST)).addresses
+
         assert [found[address.key] for address in wanted] == wanted
+        assert host.messages_sent - before == 2, "one dump of links, one of addresses"
+
+
+async def test_routing_rules_are_announced_and_local_routes_are_not() -> None:
+    """Both may change which source address is used; the second only follow addresses."""
+    async with Host() as host:
+        await host.observe(EVERYTHING)
+        sh("ip addr add 198.51.100.9/32 dev lo")
+        changes = await asyncio.wait_for(host.changes(), 10)
+        assert ROUTES not in changes.keys
+
+        sh("ip rule add from 192.0.2.10 lookup 77")
+
+        await until(host, ROUTES)
 
 
 async def test_a_storm_that_overflows_the_buffer_is_survived() -> None:

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsr_agent.kernel import addresses, links, monitor, netlink
@@ -75,6 +75,13 @@ def test_addresses_are_read() -> None:
         ip_address("192.0.2.10"),
         ip_address("2001:db8::10"),
     ]
+
+
+def test_an_address_of_another_family_is_none() -> None:
+    """Phonet has addresses too."""
+    body = struct.pack("=BBBBI", 35, 0, 0, 0, 1) + netlink.attribute(2, b"\0" * 16)
+
+    assert addresses.parse(body, NAMES) is None
 
 
 @pytest.mark.parametrize("text", ["192.0.2.10/32 ours", "2001:db8::10/128 ours", "198.51.100.1/24", "2001:db8::1/64"])
@@ -207,6 +214,8 @@ def test_a_message_that_is_cut_short_is_read_as_far_as_it_goes(message: Message,
 
 
 @given(st.binary(max_size=200))
+@example(b"\0" * 64)
+@example(b"\3\0\0\0" * 16)
 def test_any_bytes_are_walked_to_their_end(body: bytes) -> None:
     """No attribute and no message of length 0 to go round on for ever, and nothing outside the bytes."""
     kinds = [kind for kind, _ in netlink.attributes(body, 0)]

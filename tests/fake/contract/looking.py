@@ -18,6 +18,7 @@ from dsr_agent.state.actions import (
 )
 from dsr_agent.state.errors import NotYet, Unsupported
 from dsr_agent.state.model import (
+    EVERYTHING,
     HOST,
     Address,
     AddressKey,
@@ -148,9 +149,11 @@ async def test_an_ipv6_address_with_another_prefix_length_is_another_key_in_the_
 
         await world.kernel.apply([AddAddress(six(), Why.MISSING)])
 
-        found = (await look(world)).addresses
-        assert six().key not in found
-        assert found[AddressKey("lo", six().ip, 64)].proto == 0
+        theirs = AddressKey("lo", six().ip, 64)
+        for scope in (Scope(addresses=frozenset({six().key})), EVERYTHING):
+            found = (await look(world, scope)).addresses
+            assert six().key not in found
+            assert found[theirs].proto == 0
 
 
 async def test_an_ipv6_address_where_ipv6_is_switched_off(world: World) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from configs import MAIN, VIP, refusals, refused, write
 
 from dsr_agent.config import files, load
 from dsr_agent.state.errors import ConfigError
+from tests.unit.config.configs import MAIN, VIP, refusals, refused, write
 
 pytestmark = pytest.mark.timeout(30)
 NOT_REGULAR = ": is not a regular file (a pipe, socket or device): name a regular file"

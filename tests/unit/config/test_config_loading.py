@@ -7,10 +7,10 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from configs import MAIN, TUNNEL, VIP, loaded, refused, write
 
 from dsr_agent.config import Settings, load
 from dsr_agent.config.refusals import KEYS
+from tests.unit.config.configs import MAIN, TUNNEL, VIP, loaded, refused, write
 
 EXAMPLE = Path(__file__).parents[3] / "packaging" / "dsr-agent.toml"
 GRE = '[[tunnel]]\nencapsulation = "gre"\nload_balancers = ["10.1.0.5"]\n'

@@ -6,12 +6,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from configs import TUNNEL, VIP, loaded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsr_agent.config.locate import line_of, lines_of
 from dsr_agent.config.wording import KeyPath
+from tests.unit.config.configs import TUNNEL, VIP, loaded
 
 # Values that look like something else to whoever reads line by line.
 VALUES = [

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from configs import JARGON, MAIN, loaded, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from dsr_agent.config.environment import VARIABLES
 from dsr_agent.config.refusals import KEYS
 from dsr_agent.state.errors import ConfigError
 from dsr_agent.state.marks import owns_address
+from tests.unit.config.configs import JARGON, MAIN, loaded, write
 
 # No deadline: a busy machine is no defect of the configuration.
 patient = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from configs import JARGON, MAIN, refused
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
 from dsr_agent.config.refusals import translate
+from tests.unit.config.configs import JARGON, MAIN, refused
 
 CASES = Path(__file__).parent / "cases"
 
