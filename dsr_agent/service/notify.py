@@ -128,6 +128,7 @@ class JournalHandler(logging.Handler):
         from systemd.journal import sendv  # noqa: PLC0415  not everywhere
 
         self._sendv: Callable[..., None] = sendv
+        self.setFormatter(logging.Formatter("%(message)s"))  # level and name are fields; basicConfig has other ideas
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""

@@ -151,7 +151,9 @@ def test_with_the_library_the_journal_gets_fields(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "systemd", library)
     monkeypatch.setitem(sys.modules, "systemd.journal", part)
 
-    notify.log_handler(journal_environ()).emit(record("back", **carrying(Kind.REPAIRED, (("VIP", VIP1),))))
+    handler = notify.log_handler(journal_environ())
+    assert handler.formatter, "without one, logging.basicConfig puts level and name before every text"
+    handler.emit(record("back", **carrying(Kind.REPAIRED, (("VIP", VIP1),))))
 
     [fields] = sent
     assert fields[0] == "MESSAGE=back"

@@ -40,9 +40,7 @@ class World:
         self.protocols = dict(PROTOCOLS)
         self.lost = 0
         self.doors = Doors(listening={"127.0.0.1:9177": True})
-        sources = Sources(
-            self._counters, list, lambda: self.protocols, lambda: self.lost, Answers(self.board).wanted
-        )
+        sources = Sources(self._counters, list, lambda: self.protocols, lambda: self.lost, Answers(self.board).wanted)
         self._metrics = Metrics(self.board, sources, self.doors)
 
     def _counters(self, names: Iterable[str]) -> dict[str, Counted]:
