@@ -34,6 +34,19 @@ async def test_a_burst_becomes_one_pass() -> None:
         assert len(story.passes()) == 1
 
 
+async def test_who_did_it_is_not_forgotten_while_more_is_collected() -> None:
+    """The culprit is named although something else was announced a moment later."""
+    async with Story() as story:
+        story.log()
+        story.kernel.processes[77] = "chef (process 77)"
+        story.kernel.meddle(DELETE, by=77)
+        await story.seconds(0.001)
+        story.kernel.meddle("sysctl -w net/ipv4/conf/all/rp_filter=1")
+        await story.moment()
+
+        assert story.log() == [f"WARNING VIP {VIP}: it is missing; put back in 0.0 ms (undone by chef (process 77))"]
+
+
 async def test_a_storm_does_not_keep_a_vip_waiting() -> None:
     """However long announcements go on, a deleted VIP is back within 50 ms."""
     async with Story() as story:

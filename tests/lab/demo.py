@@ -163,7 +163,7 @@ def _drift(screen: Screen, drift: Drift, eye: Eye, agent: Agent) -> None:
     lost = _lost(repair.tally)
     screen.check(
         repair.seconds < SLOW and not repair.tally.wrong,
-        f"{drift.what:33} right again after {duration(repair.seconds):>8}, {lost}",
+        f"{drift.what:32} right again after {duration(repair.seconds):>8}, {lost}",
     )
     for line in agent.said(mark).splitlines():
         screen.quote(agent.space, line)
@@ -186,13 +186,13 @@ def _lost(tally: Tally) -> str:
     if tally.wrong:
         return f"{tally.wrong} answers were wrong"
     gap = f" ({tally.longest_gap_ms:.0f} ms)" if tally.lost else ""
-    return f"{tally.lost} of {tally.sent} packets lost{gap}"
+    return f"{tally.lost} of {tally.sent} lost{gap}"
 
 
 def _end(screen: Screen) -> None:
     if screen.table:
         screen.title("What was undone")
-        for what, again, lost in [("", "right again after", ""), *screen.table]:
+        for what, again, lost in [("", "right again after", "packets"), *screen.table]:
             screen.say(f"{what:34} {again:>17}   {lost}".rstrip())
     verdict = f"{screen.failed} of {screen.failed + screen.passed} failed" if screen.failed else "all of it worked"
     screen.title(screen.paint("31" if screen.failed else "32", verdict))

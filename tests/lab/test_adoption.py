@@ -85,7 +85,7 @@ def test_what_is_in_the_way_is_left_alone_and_named(what: str, server: Eye) -> N
     foreign = server.links()[name]
     with Agent(RS1, CONFIG) as agent:
         assert "not in sync" in agent.log()
-        assert f"link {name} " in agent.log()
+        agent.wait_log(f"link {name} ")
         status = agent.call("status")
         assert status.returncode == 1
         assert f"link {name} " in status.stdout

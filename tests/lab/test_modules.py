@@ -69,7 +69,7 @@ def test_they_are_loaded(wrapper: tuple[str, ...]) -> None:
 def test_a_blacklist_is_named(text: str, wrapper: tuple[str, ...], server: Eye) -> None:
     with blacklist(text), Agent(RS1, CONFIG, wrapper=wrapper) as agent:
         where = f"module ipip is blacklisted in {BLACKLIST}, line {len(text.splitlines())}"
-        assert where in agent.log()
+        agent.wait_log(where)
         assert [link.name for link in server.ours()] == ["dsr-gre"], "the other tunnel is not held up"
         status = agent.call("status")
         assert status.returncode == 1
@@ -88,7 +88,7 @@ def test_loading_switched_off_is_named(server: Eye) -> None:
     Path("/proc/sys/kernel/modules_disabled").write_text("1\n")
     with Agent(RS1, CONFIG) as agent:
         for module in ("ipip", "ip_gre"):
-            assert f"module {module} is not loaded, and loading is switched off until reboot" in agent.log()
+            agent.wait_log(f"module {module} is not loaded, and loading is switched off until reboot")
         assert agent.call("apply").returncode == 1
         assert agent.status()["in_sync"] is False
         assert server.ours() == []
