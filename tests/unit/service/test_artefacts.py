@@ -72,7 +72,7 @@ class TestDashboards:
             assert wrong_labels(expression) == []
 
     def test_every_panel_has_a_name_a_place_and_the_chosen_source(self, dashboard: Path) -> None:
-        places = set()
+        places: set[tuple[int, int]] = set()
         for panel in panels(dashboard):
             assert panel["title"]
             assert panel["targets"]

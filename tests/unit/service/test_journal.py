@@ -102,7 +102,7 @@ def test_priorities_are_those_of_syslog(level: int, number: int) -> None:
     assert priority(level) == number
 
 
-def record(text: str = "one\ntwo", **extra: Any) -> logging.LogRecord:
+def record(text: Any = "one\ntwo", **extra: Any) -> logging.LogRecord:
     """A log record."""
     made = logging.LogRecord("dsr_agent", logging.WARNING, "", 0, text, None, None)
     made.__dict__.update(extra)
