@@ -40,10 +40,10 @@ from dsr_agent.service.metrics import Doors, Metrics
 log = logging.getLogger(__name__)
 
 LONGEST = 10.0
-HEADER_TIME = 5.0
 HEADER_SIZE = 16 << 10
 BODY_SIZE = 4 << 10
-PLACES = 64
+# More than the server accepts in one go (128), so that a request that has come is looked at before it is the oldest.
+PLACES = 256
 # One rendering serves everybody who asks within this time: a crowd of scrapers costs what one does.
 SHARED_FOR = 1.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 30.0
@@ -143,8 +143,8 @@ class _Guarded(HTTPServer):
             max_header_size=HEADER_SIZE,
             max_body_size=BODY_SIZE,
             max_buffer_size=4 * HEADER_SIZE,
-            idle_connection_timeout=HEADER_TIME,
-            body_timeout=HEADER_TIME,
+            idle_connection_timeout=2 * LONGEST,  # the crowd's time is up long before, and is counted
+            body_timeout=2 * LONGEST,
         )
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:

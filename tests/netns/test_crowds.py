@@ -40,10 +40,8 @@ def test_a_vip_comes_back_and_a_scrape_is_answered_among_two_hundred_that_misbeh
                 assert answer.status == 200
                 assert answer.sample("dsr_vips_declared") == count
             assert agent.unix("/readyz").status == 200
-            answer = agent.unix("/metrics")
-        cut = [answer.sample(f'dsr_http_connections_cut_total{{reason="{why}"}}') for why in ("slow", "crowd")]
-        assert cut[1] > 0
-        assert answer.sample('dsr_repairs_total{object="vip",result="done"}') == 10
+            done = 'dsr_repairs_total{object="vip",result="done"}'
+            agent.until(lambda: agent.unix("/metrics").sample(done) == 10, "ten repairs in the metrics")
         assert agent.log().count("\n") < 25, "those who talk nonsense fill no journal"
 
 
@@ -58,13 +56,14 @@ def test_who_never_ends_is_cut_off(tmp_path: Path) -> None:
             with connection:
                 while connection.recv(1000):  # to the end of what it says; forever would be the failure
                     pass
+        assert get("/metrics").sample('dsr_http_connections_cut_total{reason="slow"}') == 3
 
 
 def test_a_crowd_from_one_address_does_not_shut_out_another(tmp_path: Path) -> None:
     with Agent(tmp_path, f'[http]\nlisten = ["0.0.0.0:{PORT}"]\n' + vips(1)) as agent:
         agent.serving()
         other = socket.create_connection(("127.0.0.1", PORT), source_address=("127.0.0.2", 0))
-        many = [socket.create_connection(("127.0.0.1", PORT)) for _ in range(100)]
+        many = [socket.create_connection(("127.0.0.1", PORT)) for _ in range(300)]
         answer = get("/metrics")
         assert answer.sample('dsr_http_connections_cut_total{reason="crowd"}') > 30
         other.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
