@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
         (42, "bird (process 42)"),
         (42 + (7 << 22), "bird (process 42)"),
         (44, "late (process 99)"),
-        (43, "else (process 43), which has let go of it"),
+        (43, "process 43, which has ended"),
         (77, "process 77, which has ended"),
         (77 + (7 << 22), "process 77, which has ended"),
     ],

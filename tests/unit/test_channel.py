@@ -93,7 +93,7 @@ def test_each_refusal_of_a_batch_is_about_its_own_request() -> None:
     """An acknowledgement is asked for the last one only; what is not answered was carried out."""
     asking, socket = channel(answer(2, errno.EEXIST), answer(3, errno.EPERM) + answer(4))
 
-    answers = asking.request([(netlink.RTM_NEWADDR, netlink.NLM_F_CREATE, b"1234")] * 4)
+    answers = asking.request([(netlink.RTM_NEWADDR, netlink.NLM_F_CREATE, b"12345678")] * 4)
 
     assert answers == [None, Refusal(errno.EEXIST, ""), Refusal(errno.EPERM, ""), None]
     sent = list(netlink.messages(socket.sent[0]))
