@@ -120,12 +120,12 @@ def test_a_bad_file_at_a_reload_changes_nothing(config: Path) -> None:
         config.write_text(VIPS + 'adress = "192.0.2.12"\n')
         agent.after(agent.reload, "ERROR the file cannot be used; going on as before")
         assert "adress" in "".join(agent.log)
-        assert "Traceback" not in "".join(agent.log)
 
         repair(agent)
         assert addresses() == BOTH
         config.write_text(VIPS)
         agent.after(agent.reload, "read the file again")
+        assert "Traceback" not in "".join(agent.log)
 
 
 def test_a_second_agent_is_refused(config: Path) -> None:
