@@ -97,7 +97,7 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
     carried: list[Carried] = []
     kept: set[str] = set()
     problems: list[Problem] = []
-    taken: set[str] = set(desired.tunnels)
+    taken = {*desired.tunnels, *map(stand_in_name, desired.tunnels)}  # names that mean something else
     theirs = {key: address for key, address in observed.addresses.items() if not owns_address(address)}
     for tunnel in desired.tunnels.values():
         current = _current(tunnel, observed, taken - {tunnel.name})

@@ -125,6 +125,7 @@ def test_a_bad_file_at_a_reload_changes_nothing(config: Path) -> None:
         assert addresses() == BOTH
         config.write_text(VIPS)
         agent.after(agent.reload, "read the file again")
+        assert "Traceback" not in "".join(agent.log)
 
 
 def test_a_second_agent_is_refused(config: Path) -> None:

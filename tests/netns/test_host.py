@@ -13,14 +13,16 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+import pytest
+
 from dsr_agent.kernel.host import Host
 from dsr_agent.kernel.netlink import BATCH
-from dsr_agent.state.actions import AddAddress, DeleteAddress, Why
+from dsr_agent.state.actions import AddAddress, AddLink, DeleteAddress, Why
 from dsr_agent.state.errors import Unsupported
-from dsr_agent.state.marks import ADDRESS_PROTO
-from dsr_agent.state.model import EVERYTHING, HOST, ROUTES, Address, AddressKey, LinkKey, Scope
+from dsr_agent.state.marks import ADDRESS_PROTO, LINK_GROUP
+from dsr_agent.state.model import EVERYTHING, HOST, ROUTES, Address, AddressKey, Link, LinkKey, Outer, Scope
 from dsr_agent.state.report import Result
-from tests.netns.space import NETWORK_CARD, sh
+from tests.netns.space import NETWORK_CARD, has_kind, sh
 
 
 def vip(number: int) -> Address:
@@ -258,6 +260,28 @@ async def test_who_deleted_it_is_named_while_it_lives() -> None:
             assert await host.who(port) == f"{Path(sys.executable).name[:15]} (process {process.pid})"
 
         assert await host.who(port) == f"process {process.pid}, which has ended"
+
+
+async def test_a_kind_of_link_that_cannot_be_had_is_told_with_its_cause() -> None:
+    """The kernel answers "operation not supported" whatever the cause; the agent looks for it."""
+    if has_kind("ipip"):
+        pytest.skip("this kernel has links of kind ipip: the lab takes them away")
+    link = Link("dsr0", "ipip", group=LINK_GROUP, outer=Outer(local=IPv4Address("10.0.3.2"), protocol=4))
+    async with Host() as host:
+        [outcome] = await host.apply([AddLink(link, Why.MISSING)])
+
+    assert type(outcome.error) is Unsupported
+    assert "module ipip" in outcome.error.problem
+    assert outcome.error.remedy
+
+
+async def test_a_broadcast_address_has_no_source() -> None:
+    """No balancer is there."""
+    sh(*NETWORK_CARD)
+    async with Host() as host:
+        found = await host.observe(HOST, [IPv4Address("10.0.3.255"), IPv4Address("10.0.3.1")])
+
+    assert found.sources == {IPv4Address("10.0.3.1"): IPv4Address("10.0.3.2")}
 
 
 async def test_nothing_is_waited_for_when_nothing_happens() -> None:

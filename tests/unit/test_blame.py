@@ -18,7 +18,13 @@ def root(tmp_path: Path) -> Path:
     rows = [(0, 41, 900), (0, 42, 901), (0, 42 + (7 << 22), 902), (9, 43, 903), (0, 44, 904)]
     lines = [f"0000 {family} {port} 00000000 0 0 0 2 0 {inode}\n" for family, port, inode in rows]
     (tmp_path / "proc/net/netlink").write_text(HEADER + "".join(lines))
-    for pid, name, inodes in ((41, "chef", [900]), (42, "bird", [901, 902]), (44, "other", []), (99, "late", [904])):
+    for pid, name, inodes in (
+        (41, "chef", [900]),
+        (42, "bird", [901, 902]),
+        (43, "else", [903]),
+        (44, "other", []),
+        (99, "late", [904]),
+    ):
         (tmp_path / f"proc/{pid}/fd").mkdir(parents=True)
         (tmp_path / f"proc/{pid}/comm").write_text(name + "\n")
         for number, inode in enumerate(inodes):
@@ -35,8 +41,17 @@ def root(tmp_path: Path) -> Path:
         (44, "late (process 99)"),
         (43, "process 43, which has ended"),
         (77, "process 77, which has ended"),
+        (77 + (7 << 22), "process 77, which has ended"),
     ],
-    ids=["by its number", "another", "a library adds bits above", "number of another", "not rtnetlink", "gone"],
+    ids=[
+        "by its number",
+        "another",
+        "a library adds bits above",
+        "number of another",
+        "not rtnetlink",
+        "gone",
+        "a library's, gone",
+    ],
 )
 def test_the_process_behind_a_port(root: Path, port: int, said: str) -> None:
     """By the socket that it holds; the number of the port alone is only a guess."""

@@ -230,6 +230,15 @@ def test_a_look_at_a_vip_cannot_say_that_the_tunnel_is_well() -> None:
     assert listener.hears(report(scope=HOST)) == ["INFO in sync again"]
 
 
+def test_a_look_at_the_host_can_say_that_the_tunnels_own_address_is_well() -> None:
+    """It belongs to the tunnel, and is looked at with it; a VIP is not."""
+    listener = Listener()
+    address = address_of("192.0.0.8/32 ours", "dsr-ipip")
+    listener.hears(report(failed(AddAddress(address, Why.MISSING), Transient("no space"))))
+
+    assert listener.hears(report(scope=HOST)) == ["INFO in sync again"]
+
+
 def test_two_troubles_end_one_by_one_and_in_sync_is_said_once() -> None:
     """When the last one is gone."""
     listener = Listener()
