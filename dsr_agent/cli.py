@@ -22,10 +22,11 @@ from dsr_agent.config import Loaded, load
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
 from dsr_agent.reconcile.plan import teardown
-from dsr_agent.reconcile.resolve import resolve
-from dsr_agent.service import daemon
+from dsr_agent.service import daemon, notify
 from dsr_agent.service.clock import SteadyClock
+from dsr_agent.service.doors import default_socket
 from dsr_agent.service.instance import Instance, running
+from dsr_agent.service.status import Status
 from dsr_agent.state.errors import ConfigError, DsrError
 from dsr_agent.state.model import EVERYTHING
 
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _run(arguments: argparse.Namespace) -> int:
     read = _loader(arguments)
     loaded = read()
-    logging.basicConfig(format="%(message)s" if _under_systemd() else "%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(handlers=[notify.log_handler(os.environ)])
     logging.getLogger("dsr_agent").setLevel(loaded.settings.agent.log_level.upper())
     instance = Instance()
     if instance.taken is not None:
@@ -99,11 +100,6 @@ async def _run(arguments: argparse.Namespace) -> int:
     finally:
         instance.close()
     return FINE
-
-
-def _under_systemd() -> bool:
-    """The journal has its own clock and reads levels elsewhere."""
-    return "JOURNAL_STREAM" in os.environ
 
 
 async def _check(arguments: argparse.Namespace) -> int:
@@ -140,13 +136,16 @@ async def _apply(arguments: argparse.Namespace) -> int:
 async def _status(arguments: argparse.Namespace) -> int:
     loaded = _loader(arguments)()
     async with Host() as host:
-        todo, observed = await plan_now(host, loaded.desired)
-    status = printing.Status(loaded.desired, observed, resolve(loaded.desired, observed), todo, running())
+        _, observed = await plan_now(host, loaded.desired)
+    status = Status.of(loaded.desired, observed, running())
+    from dsr_agent.service import asking  # noqa: PLC0415  an HTTP client is for this verb only
+
+    says = asking.status(loaded.settings.http.socket or default_socket(os.environ), status.running)
     if arguments.json:
-        _print_json(printing.status_json(status))
+        _print_json(printing.status_json(status, says))
     else:
-        print(printing.status(status))
-    return NOT_IN_SYNC if todo else FINE
+        print(printing.status(status, says))
+    return NOT_IN_SYNC if status.todo else FINE
 
 
 async def _teardown(arguments: argparse.Namespace) -> int:

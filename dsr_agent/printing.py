@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from dsr_agent.config import Loaded
-from dsr_agent.reconcile.resolve import Wanted, stand_in_name
-from dsr_agent.state.actions import Action, Plan, Problem
-from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import Desired, Key, Link, LinkKey, Observed, TunnelKey
+from dsr_agent.service.status import (
+    Status,
+    action_json,
+    as_json,
+    keys_of_tunnel,
+    problems_json,
+    troubles_of,
+    tunnel_rows,
+    vip_row,
+)
+from dsr_agent.state.actions import Plan
 from dsr_agent.state.report import Outcome, Report, Result
 
 # What a person reads on one screen; the rest is counted. JSON always has all of it.
 _ON_A_SCREEN = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What ``dsr-agent status`` is about: the file, the host, and the difference."""
-
-    desired: Desired
-    observed: Observed
-    wanted: Wanted
-    todo: Plan
-    running: int | None
 
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -66,8 +62,8 @@ def plan_json(todo: Plan) -> dict[str, Any]:
     """The same for machines."""
     return {
         "in_sync": not todo,
-        "actions": [_action_json(action) for action in todo.actions],
-        "problems": _problems_json(todo.problems),
+        "actions": [action_json(action) for action in todo.actions],
+        "problems": problems_json(todo.problems),
     }
 
 
@@ -85,7 +81,7 @@ def report_json(done: Report) -> dict[str, Any]:
         "in_sync": done.in_sync,
         "seconds": round(done.seconds, 6),
         "outcomes": [_outcome_json(outcome) for outcome in done.outcomes],
-        "problems": _problems_json(done.problems),
+        "problems": problems_json(done.problems),
     }
 
 
@@ -102,100 +98,47 @@ def outcomes_json(found: Iterable[Outcome], remaining: Plan) -> dict[str, Any]:
 # --- status -----------------------------------------------------------------------------------------------------------
 
 
-def status(now: Status) -> str:
-    """A line for each tunnel and VIP, with what is wrong with it."""
+def status(now: Status, says: Mapping[str, Any] | None = None) -> str:
+    """A line for each tunnel and VIP, with what is wrong with it; *says* is what the running agent adds."""
     state = "in sync" if not now.todo else "not in sync"
     agent = f"running (process {now.running})" if now.running else "not running"
     lines = [f"{state}; the agent is {agent}"]
-    troubles = _troubles(now.todo)
-    for row in _tunnel_rows(now):
+    lines += _said(says)
+    troubles = troubles_of(now.todo)
+    for row in tunnel_rows(now):
         lines.append(f"tunnel {row['name']}: {row['encapsulation']} to {row['local'] or 'unknown'}, {row['state']}")
         lines += [f"  {text}" for text in row["troubles"]]
-    vips = [_vip_row(key, now, troubles) for key in now.desired.vips]
+    vips = [vip_row(key, now, troubles) for key in now.desired.vips]
     ill = [row for row in vips if row["troubles"]]
     shown = vips if len(vips) <= _ON_A_SCREEN else ill
     lines += _some([f"VIP {row['address']} on {row['device']}: {row['state']}" for row in shown])
     if len(vips) > _ON_A_SCREEN:
         lines.append(f"{len(vips) - len(ill)} of {len(vips)} VIPs are there")
-    told = {key for name in now.desired.tunnels for key in _keys_of_tunnel(name, now)} | set(now.desired.vips)
+    told = {key for name in now.desired.tunnels for key in keys_of_tunnel(name, now)} | set(now.desired.vips)
     lines += _some([f"{key}: {text}" for key, texts in troubles.items() if key not in told for text in texts])
     return "\n".join(lines)
 
 
-def status_json(now: Status) -> dict[str, Any]:
+def status_json(now: Status, says: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The same for machines."""
-    troubles = _troubles(now.todo)
-    return {
-        "in_sync": not now.todo,
-        "agent": {"running": now.running is not None, "pid": now.running},
-        "tunnels": list(_tunnel_rows(now)),
-        "vips": [_vip_row(key, now, troubles) for key in now.desired.vips],
-        "actions": [_action_json(action) for action in now.todo.actions],
-        "problems": _problems_json(now.todo.problems),
-    }
-
-
-def _troubles(todo: Plan) -> dict[Key, list[str]]:
-    found: dict[Key, list[str]] = {}
-    for action in todo.actions:
-        if not action.why.is_part:
-            found.setdefault(action.key, []).append(f"{action} ({action.why})")
-    for problem in todo.problems:
-        found.setdefault(problem.key, []).append(str(problem.error))
+    found = as_json(now)
+    found["agent"] |= says or {}
     return found
 
 
-def _keys_of_tunnel(name: str, now: Status) -> list[Key]:
-    """Every key that belongs to a tunnel: itself, its link and what replaces it, the sysctls and the address."""
-    carried = [item.link for item in now.wanted.carried if item.tunnel.name == name]
-    links = {link.name for link in carried} | {name}
-    keys: list[Key] = [TunnelKey(name), *(LinkKey(link) for link in links)]
-    keys += [LinkKey(stand_in_name(link)) for link in links]
-    keys += [sysctl.key for link, sysctl in now.wanted.sysctls if link in links]
-    keys += [key for key in now.wanted.addresses if key.link in links]
-    return keys
-
-
-def _tunnel_rows(now: Status) -> Iterable[dict[str, Any]]:
-    troubles = _troubles(now.todo)
-    carried = {item.tunnel.name: item.link for item in now.wanted.carried}
-    for name, tunnel in now.desired.tunnels.items():
-        link = carried.get(name)
-        found = now.observed.links.get(link.name if link else name)
-        local = link.outer.local if link and link.outer else None
-        yield {
-            "name": name,
-            "encapsulation": tunnel.encapsulation,
-            "link": found.name if found else None,
-            "local": str(local) if local else None,
-            "key": tunnel.key,
-            "checksum": tunnel.checksum,
-            "load_balancers": [str(network) for network in tunnel.load_balancers] or "any",
-            "state": _state(found),
-            "troubles": [text for key in _keys_of_tunnel(name, now) for text in troubles.get(key, ())],
-        }
-
-
-def _state(link: Link | None) -> str:
-    if link is None:
-        return "missing"
-    if not owns_link(link):
-        return "missing (a link that is not ours has its name)"
-    return "up" if link.up else "down"
-
-
-def _vip_row(key: Any, now: Status, troubles: dict[Key, list[str]]) -> dict[str, Any]:
-    vip = now.desired.vips[key]
-    texts = troubles.get(key, [])
-    there = key in now.observed.addresses
-    return {
-        "address": str(vip.ip),
-        "name": vip.name,
-        "device": vip.device,
-        "present": there,
-        "state": "; ".join(texts) if texts else ("there" if there else "missing"),
-        "troubles": texts,
-    }
+def _said(says: Mapping[str, Any] | None) -> list[str]:
+    """What the agent says of itself, where it is worth a line."""
+    if not says:
+        return []
+    reload = says.get("reload", {})
+    lines = []
+    if not reload.get("successful", True):
+        when = datetime.fromtimestamp(reload["tried_at"], UTC).astimezone().isoformat(" ", "seconds")
+        lines = [f"the file could not be used when it was read at {when}; the agent goes on as before:"]
+        lines += _some([f"  {refusal}" for refusal in reload["refusals"]])
+    for key, times in says.get("fights", {}).items():
+        lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
+    return lines
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -218,25 +161,9 @@ def _outcome(outcome: Outcome) -> str:
     return f"{outcome.result:<8} {outcome.action}: {outcome.error}"
 
 
-def _action_json(action: Action) -> dict[str, Any]:
-    return {"action": type(action).__name__, "key": str(action.key), "text": str(action), "why": action.why}
-
-
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     return {
-        **_action_json(outcome.action),
+        **action_json(outcome.action),
         "result": str(outcome.result),
         "error": str(outcome.error) if outcome.error else None,
     }
-
-
-def _problems_json(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    return [
-        {
-            "key": str(problem.key),
-            "move": problem.error.move,
-            "problem": problem.error.problem,
-            "remedy": problem.error.remedy,
-        }
-        for problem in problems
-    ]

@@ -102,6 +102,23 @@ class HttpSettings(_Section):
     listen: Annotated[Several[Annotated[str, BeforeValidator(values.listen)]], _several('["127.0.0.1:9177"]')] = (
         "127.0.0.1:9177",
     )
+    socket: Annotated[str, BeforeValidator(values.socket_path)] | None = None
+    """The unix socket for this host's own tools; `None` is the service's runtime directory."""
+    # Read before the next two, which are worth nothing without it.
+    certificate: Annotated[str, BeforeValidator(values.file_path("/etc/dsr-agent/cert.pem"))] | None = None
+    """Serve `listen` with TLS."""
+    key: Annotated[str, BeforeValidator(values.file_path("/etc/dsr-agent/key.pem"))] | None = None
+    """The certificate's key, where it is not in the same file."""
+    client_ca: Annotated[str, BeforeValidator(values.file_path("/etc/dsr-agent/clients.pem"))] | None = None
+    """Who signs the certificates that clients have to show."""
+
+    @field_validator("key", "client_ca", mode="before")
+    @classmethod
+    def _needs_a_certificate(cls, value: object, info: ValidationInfo) -> object:
+        if "certificate" in info.data and info.data["certificate"] is None:
+            wanted = 'write certificate = "/etc/dsr-agent/cert.pem" too'
+            raise Refused(f"found {show(value)}, but no certificate: {wanted}, or remove {info.field_name}")
+        return value
 
 
 class TunnelSettings(_Section):

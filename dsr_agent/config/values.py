@@ -359,3 +359,23 @@ def listen(value: object) -> str:
         fixed = f'write "[{host}]:{port}"' if _ipv6(host) else wanted
         raise Refused(f"found {show(text)}: {fixed}")
     return text
+
+
+def file_path(example: str) -> Callable[[object], str]:
+    """A reader of the path of a file, from the root; not looked at yet."""
+
+    def read(value: object) -> str:
+        text = text_of(value, f'write a path, e.g. "{example}"')
+        if not text.startswith("/") or text.endswith("/") or not text.isprintable():
+            raise Refused(f'found {show(text)}: write the path of a file from the root, e.g. "{example}"')
+        return text
+
+    return read
+
+
+def socket_path(value: object) -> str:
+    """The path of a unix socket, which the kernel wants short."""
+    text = file_path("/run/dsr-agent/http.sock")(value)
+    if len(text.encode()) > 107:
+        raise Refused(f"found {show(text)}: the kernel takes at most 107 bytes for a socket, write a shorter path")
+    return text

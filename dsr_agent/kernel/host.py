@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from itertools import groupby, islice
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dsr_agent.kernel import addresses, blame, links, monitor, netlink, routes, sysctls
+from dsr_agent.kernel import addresses, blame, links, monitor, netlink, routes, stats, sysctls
 from dsr_agent.kernel.link_writer import LinkWriter
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.state.actions import Action, AddAddress, DeleteAddress, LoadModule, ReplaceAddress, WriteSysctl
@@ -46,6 +47,10 @@ _KEEPS_PROTO = tuple(int(number) for number in re.findall(r"\d+", platform.relea
 _FEW = 64
 
 
+# Tunnels go one by one; nobody has to remember more than this between two looks at the counters.
+_FAREWELLS = 256
+
+
 class Host:
     """
     The host this process runs on, in its network namespace. An async context manager.
@@ -69,6 +74,8 @@ class Host:
         self._lost = False
         self._something = asyncio.Event()
         self._watched = -1
+        self.farewells: deque[stats.Counted] = deque(maxlen=_FAREWELLS)
+        """What tunnels had counted when they went, for whoever reads counters; the kernel tells it once."""
 
     async def __aenter__(self) -> Self:
         self._watch()
@@ -215,6 +222,8 @@ class Host:
     def _take_link(self, message: netlink.Message) -> None:
         index, link = links.parse(message.body)
         if message.type == netlink.RTM_DELLINK:
+            if link.outer:
+                self.farewells.append(stats.parse(message.body))
             if self._names.pop(index, None):
                 self._copy = {key: value for key, value in self._copy.items() if key.link != link.name}
         elif (known_as := self._names.get(index)) != link.name:

@@ -45,10 +45,15 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """How often to look without being told, in seconds: at what is not announced, and at everything."""
+    """
+    How often to look without being told, in seconds: at what is not announced, and at everything.
+
+    The loop turns at least every *beat* seconds, whether there is a reason to look or not.
+    """
 
     poll: float = 5.0
     resync: float = 60.0
+    beat: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,8 @@ class Reconciler:
     """
     Keeps one host as the file says.
 
-    *publish* gets every `Report`. `reload` and `stop` may be called at any time from the same event loop.
+    *publish* gets every `Report`. *turned* is called whenever the loop comes round, by the loop itself: a loop that
+    is stuck does not call it. `reload` and `stop` may be called at any time from the same event loop.
     """
 
     def __init__(
@@ -74,12 +80,14 @@ class Reconciler:
         clock: Clock,
         publish: Callable[[Report], None],
         rhythm: Rhythm | None = None,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
         self._kernel = kernel
         self._desired = desired
         self._clock = clock
         self._publish = publish
         self._rhythm = rhythm or Rhythm()
+        self._turned = turned
         self._fights = cadence.Fights()
         self._retry = cadence.Retry()
         self._ours: frozenset[str] = frozenset()
@@ -125,9 +133,10 @@ class Reconciler:
     ) -> Report:
         """Look, decide, do, look again; publish and return what came of it."""
         started = self._clock.now()
+        desired = self._desired  # a file that comes meanwhile is for the next pass
         held = self._fights.held(started)
-        observed = await self._observe(scope)
-        first = todo = plan(self._desired, observed, scope)
+        observed = await self._observe(desired, scope)
+        first = todo = plan(desired, observed, scope)
         outcomes: list[Outcome] = []
         # The second look needs no dump of addresses: what was done was announced before it was acknowledged.
         again = replace(scope, everything=False)
@@ -136,8 +145,8 @@ class Reconciler:
                 break
             done = await carry_out(self._kernel, todo.actions, held)
             outcomes += done
-            observed = await self._observe(again)
-            todo = plan(self._desired, observed, scope)
+            observed = await self._observe(desired, again)
+            todo = plan(desired, observed, scope)
             if any(outcome.result is not Result.DONE for outcome in done):
                 break  # trying again at once would meet the same refusal
         finished = self._clock.now()
@@ -156,13 +165,15 @@ class Reconciler:
             by=await self._blame(outcomes, by or {}),
             fights=self._fights.going_on(finished),
             lost=lost,
+            desired=desired,
+            observed=observed,
         )
         self._schedule(report, finished)
         self._publish(report)
         return report
 
-    async def _observe(self, scope: Scope) -> Observed:
-        observed = await self._kernel.observe(scope, targets(self._desired) if scope.host else ())
+    async def _observe(self, desired: Desired, scope: Scope) -> Observed:
+        observed = await self._kernel.observe(scope, targets(desired) if scope.host else ())
         if scope.host:
             self._ours = frozenset(name for name, link in observed.links.items() if owns_link(link))
         return observed
@@ -175,7 +186,7 @@ class Reconciler:
         """The kernel refused even to be looked at (no memory, say): say so, and try again."""
         now = self._clock.now()
         problem = Problem(ROUTES, Transient(f"the kernel cannot be read: {error.strerror or error}"))
-        report = Report(wake.scope, wake.cause, remaining=Plan((), (problem,)))
+        report = Report(wake.scope, wake.cause, remaining=Plan((), (problem,)), desired=self._desired)
         self._retry = self._retry.after(undone=True)
         self._undone |= wake.scope
         self._due.setdefault("resync", now + self._rhythm.resync)
@@ -206,14 +217,17 @@ class Reconciler:
     async def _next(self) -> _Wake | None:
         """Wait for the next reason to look, and say where; None when stopping."""
         while not self._stopping:
+            self._turned()
             if self._reload:
                 self._reload = False
                 return _Wake(EVERYTHING, Cause.RELOAD, {})
-            changes = await self._wait(min(self._due.values()))
+            changes = await self._wait(min(*self._due.values(), self._clock.now() + self._rhythm.beat))
             if changes:
                 wake = self._concern(await self._collect(changes))
-                if wake:
+                if wake and not self._reload:
                     return wake
+            if self._reload:
+                continue  # which looks at everything
             now = self._clock.now()
             for name, scope, cause in (
                 ("resync", EVERYTHING, Cause.DRIFT),

@@ -1,5 +1,5 @@
 """
-``dsr-agent run``: the wiring of settings, kernel and reconciler, signals, and the log.
+``dsr-agent run``: the wiring of settings, kernel, reconciler, signals, the log, and what the outside hears.
 
 Stopping leaves the data plane as it is; only ``dsr-agent teardown`` takes it away.
 """
@@ -8,18 +8,143 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dsr_agent.config import Loaded
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
+from dsr_agent.service.board import Board, sentence
 from dsr_agent.service.clock import SteadyClock
+from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.service.narrator import Narrator
+from dsr_agent.service.notify import Notifier
 from dsr_agent.state.errors import ConfigError
 from dsr_agent.state.report import Cause, Report
 
+if TYPE_CHECKING:
+    from dsr_agent.service.web import Web
+
 log = logging.getLogger("dsr_agent")
+
+# How long one thread may keep the interpreter while another wants it: a repair makes a dozen system calls, and may
+# have to wait this long after each while somebody scrapes.
+_SWITCH_INTERVAL = 0.0005
+
+# A loop that has not come round for so many of its beats is stuck.
+_PATIENCE = 4
+_BEAT = 10.0
+
+
+class Daemon:
+    """One running agent."""
+
+    def __init__(self, load: Callable[[], Loaded], loaded: Loaded, host: Host) -> None:
+        self._load = load
+        self._loaded = loaded
+        self._host = host
+        self._notifier = Notifier(os.environ)
+        self._board = Board()
+        self._narrator = Narrator(loaded.desired)
+        self._web: Web | None = None
+        self._aside: asyncio.Task[None] | None = None
+        self._reconciler = Reconciler(
+            host,
+            loaded.desired,
+            clock=SteadyClock(),
+            publish=self._publish,
+            rhythm=self._rhythm(loaded),
+            turned=self._turned,
+        )
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT; on SIGHUP, read the file again."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        warn(self._loaded)
+        try:
+            await self._reconciler.run()
+        finally:
+            if self._aside:
+                self._aside.cancel()
+            if self._web:
+                self._web.stop()
+        log.info(
+            "stopped; tunnels and VIPs stay as they are (dsr-agent teardown removes them)",
+            extra=carrying(Kind.STOPPED),
+        )
+
+    def _publish(self, report: Report) -> None:
+        for line in self._narrator.tell(report):
+            log.log(line.level, line.text, extra=carrying(line.kind, line.fields))
+        self._board.add(report)
+        if report.cause in (Cause.START, Cause.RELOAD):
+            self._notifier.ready(self._sentence())
+        else:
+            self._notifier.status(self._sentence())
+        if self._aside is None:
+            self._aside = asyncio.create_task(self._afterwards())
+
+    def _turned(self) -> None:
+        self._board.turned()
+        self._notifier.turned()
+
+    async def _afterwards(self) -> None:
+        """All that can wait until the data plane stands: what repairs need, then HTTP and metrics."""
+        await self._host.warm_up()
+        try:
+            self._web = await asyncio.to_thread(self._make_web)
+        except Exception:  # no socket, no memory, a broken installation: health is not worth the data plane
+            log.exception("HTTP and metrics cannot be served", extra=carrying(Kind.HTTP))
+
+    def _make_web(self) -> Web:
+        from dsr_agent.service import serving  # noqa: PLC0415  as long as all other imports together
+
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        web = serving.web(self._board, self._host.farewells, lambda: self._host.announcements_lost)
+        web.start(serving.wanted(self._loaded.settings))
+        return web
+
+    def _reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            fresh = self._load()
+        except ConfigError as error:
+            for refusal in error.refusals:
+                log.error("%s", refusal, extra=carrying(Kind.REFUSED))
+            log.error("the file cannot be used; going on as before", extra=carrying(Kind.REFUSED))
+            self._board.file_refused(error.refusals)
+            self._notifier.ready(self._sentence())
+            return
+        warn(fresh)
+        log.setLevel(fresh.settings.agent.log_level.upper())
+        self._loaded = fresh
+        self._board.file_good()
+        self._narrator.reload(fresh.desired)
+        self._reconciler.reload(fresh.desired, self._rhythm(fresh))
+        if self._web:
+            from dsr_agent.service import serving  # noqa: PLC0415  imported already, where there is a web
+
+            self._web.change(serving.wanted(fresh.settings))
+
+    def _stop(self) -> None:
+        self._notifier.stopping()
+        self._reconciler.stop()
+
+    def _sentence(self) -> str:
+        return sentence(self._board.picture, self._board.file)
+
+    def _rhythm(self, loaded: Loaded) -> Rhythm:
+        """How often to look without being told, as the file says, and to turn, as the watchdog wants."""
+        agent = loaded.settings.agent
+        beat = min(self._notifier.beat or _BEAT, _BEAT)
+        self._board.patience = max(_PATIENCE * beat, 15.0)
+        return Rhythm(poll=agent.poll_interval, resync=agent.resync_interval, beat=beat)
 
 
 async def run(load: Callable[[], Loaded], loaded: Loaded) -> None:
@@ -28,47 +153,11 @@ async def run(load: Callable[[], Loaded], loaded: Loaded) -> None:
 
     A file that cannot be used at a reload changes nothing: what ran before goes on, and the log says why.
     """
-    narrator = Narrator(loaded.desired)
-
-    async with Host() as host, asyncio.TaskGroup() as aside:
-
-        def publish(report: Report) -> None:
-            for line in narrator.tell(report):
-                log.log(line.level, line.text)
-            if report.cause is Cause.START:
-                aside.create_task(host.warm_up())
-
-        reconciler = Reconciler(host, loaded.desired, clock=SteadyClock(), publish=publish, rhythm=rhythm_of(loaded))
-
-        def reload() -> None:
-            try:
-                fresh = load()
-            except ConfigError as error:
-                for refusal in error.refusals:
-                    log.error("%s", refusal)
-                log.error("the file cannot be used; going on as before")
-                return
-            warn(fresh)
-            log.setLevel(fresh.settings.agent.log_level.upper())
-            narrator.reload(fresh.desired)
-            reconciler.reload(fresh.desired, rhythm_of(fresh))
-
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, reload)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, reconciler.stop)
-        warn(loaded)
-        await reconciler.run()
-        log.info("stopped; tunnels and VIPs stay as they are (dsr-agent teardown removes them)")
+    async with Host() as host:
+        await Daemon(load, loaded, host).run()
 
 
 def warn(loaded: Loaded) -> None:
     """Say what in the file is legal and suspicious."""
     for warning in loaded.warnings:
-        log.warning("%s", warning)
-
-
-def rhythm_of(loaded: Loaded) -> Rhythm:
-    """How often to look without being told, as the file says."""
-    agent = loaded.settings.agent
-    return Rhythm(poll=agent.poll_interval, resync=agent.resync_interval)
+        log.warning("%s", warning, extra=carrying(Kind.WARNED))

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS
+from dsr_agent.service.journal import Fields, Kind, about, of_actions
+from dsr_agent.service.subjects import looked_at
 from dsr_agent.state.actions import (
     Action,
     AddAddress,
@@ -27,18 +28,22 @@ from dsr_agent.state.actions import (
     Why,
     WriteSysctl,
 )
-from dsr_agent.state.model import AddressKey, Desired, Key, Scope
+from dsr_agent.state.model import Desired, Key
 from dsr_agent.state.report import Cause, Report, Result
 
 # More of one kind than this in one pass is told as a number.
 _ONE_BY_ONE = 5
+# The journal's fields name more than the text does, and still not everything.
+_MOST = 900
 
 
 class Line(NamedTuple):
-    """A log line: its level (of `logging`) and its text."""
+    """A log line: its level (of `logging`), its text, which kind it is, and what else a journal is told."""
 
     level: int
     text: str
+    kind: Kind
+    fields: Fields = ()
 
 
 class Narrator:
@@ -57,7 +62,8 @@ class Narrator:
         """What is new in *report*."""
         lines = list(self._done(report))
         if report.lost:
-            lines.insert(0, Line(logging.WARNING, "announcements of the kernel were lost; everything was read back"))
+            text = "announcements of the kernel were lost; everything was read back"
+            lines.insert(0, Line(logging.WARNING, text, Kind.EVENTS_LOST))
         lines += self._troubled(report)
         lines += self._fought(report)
         return lines
@@ -67,25 +73,30 @@ class Narrator:
         if report.cause in (Cause.START, Cause.RELOAD):
             steps = f"{len(done)} step{'s' * (len(done) != 1)}" if done else "nothing to do"
             state = "in sync" if report.in_sync else "not in sync"
-            what = "started" if report.cause is Cause.START else "read the file again"
-            yield Line(logging.INFO, f"{what}: {self._declared()}; {steps}, {state} after {_time(report.seconds)}")
+            starting = report.cause is Cause.START
+            what, kind = ("started", Kind.STARTED) if starting else ("read the file again", Kind.RELOADED)
+            text = f"{what}: {self._declared()}; {steps}, {state} after {_time(report.seconds)}"
+            yield Line(logging.INFO, text, kind, of_actions(done, self._desired))
             for adopted in [action for action in done if action.why is Why.ADOPTED][:_ONE_BY_ONE]:
-                yield Line(logging.INFO, f"{self._named(adopted.key)}: {adopted.why}")
+                text = f"{self._named(adopted.key)}: {adopted.why}"
+                yield Line(logging.INFO, text, Kind.ADOPTED, of_actions([adopted], self._desired))
             return
         level = logging.WARNING if report.cause is Cause.DRIFT else logging.INFO
         # What is fought over has been told; each repair of it is not news.
         visible = [action for action in done if not action.why.is_part and action.key not in self._fights]
-        for kind, run in groupby(visible, key=lambda action: (type(action), action.why)):
+        for (_, why), run in groupby(visible, key=lambda action: (type(action), action.why)):
             actions = list(run)
             if len(actions) > _ONE_BY_ONE:
                 noun = "VIPs" if actions[0].key in self._desired.vips else "things"
-                told = f"{kind[1]}; {_verb(actions[0])} in {_time(report.seconds)}"
-                yield Line(level, f"{len(actions)} {noun}, each: {told}")
+                told = f"{why}; {_verb(actions[0])} in {_time(report.seconds)}"
+                fields = of_actions(actions, self._desired)
+                yield Line(level, f"{len(actions)} {noun}, each: {told}", Kind.REPAIRED, fields)
                 continue
             for action in actions:
                 by = f" (undone by {report.by[action.key]})" if action.key in report.by else ""
                 told = f"{action.why}; {_verb(action)} in {_time(report.seconds)}{by}"
-                yield Line(level, f"{self._named(action.key)}: {told}")
+                fields = of_actions([action], self._desired)
+                yield Line(level, f"{self._named(action.key)}: {told}", Kind.REPAIRED, fields)
 
     def _troubled(self, report: Report) -> Iterator[Line]:
         """Problems that are new, and the news that there are none any more."""
@@ -94,13 +105,14 @@ class Narrator:
             now.setdefault(problem.key, str(problem.error))
         fresh = [(key, text) for key, text in now.items() if self._troubles.get(key) != text]
         for key, text in fresh[:_ONE_BY_ONE]:
-            yield Line(logging.ERROR, f"{self._named(key)}: {text}")
+            yield Line(logging.ERROR, f"{self._named(key)}: {text}", Kind.TROUBLE, self._about(key))
         if len(fresh) > _ONE_BY_ONE:
-            yield Line(logging.ERROR, f"and {len(fresh) - _ONE_BY_ONE} more; see dsr-agent status")
+            more = tuple(dict.fromkeys(field for key, _ in fresh[_ONE_BY_ONE:][:_MOST] for field in self._about(key)))
+            yield Line(logging.ERROR, f"and {len(fresh) - _ONE_BY_ONE} more; see dsr-agent status", Kind.TROUBLE, more)
         before = self._troubles
-        self._troubles = {key: text for key, text in before.items() if not _looked_at(key, report.scope)} | now
+        self._troubles = {key: text for key, text in before.items() if not looked_at(key, report.scope)} | now
         if before and not self._troubles:
-            yield Line(logging.INFO, "in sync again")
+            yield Line(logging.INFO, "in sync again", Kind.IN_SYNC)
 
     def _fought(self, report: Report) -> Iterator[Line]:
         for key in sorted(report.fights.keys() - self._fights, key=str):
@@ -110,10 +122,15 @@ class Narrator:
                 logging.ERROR,
                 f"{self._named(key)}: somebody keeps undoing it, {times} times within a minute{by}; "
                 "repairing it less often from now on",
+                Kind.FIGHT,
+                self._about(key),
             )
         for key in sorted(self._fights - report.fights.keys(), key=str):
-            yield Line(logging.INFO, f"{self._named(key)}: left in peace again")
+            yield Line(logging.INFO, f"{self._named(key)}: left in peace again", Kind.PEACE, self._about(key))
         self._fights = frozenset(report.fights)
+
+    def _about(self, key: Key) -> Fields:
+        return about(key, self._desired)
 
     # --- words -----------------------------------------------------------------------------------------------------
 
@@ -152,10 +169,3 @@ def _verb(action: Action) -> str:
 
 def _time(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
-
-
-def _looked_at(key: Key, scope: Scope) -> bool:
-    """Whether a pass over *scope* can say that all is well with *key*; one that looked elsewhere cannot."""
-    if scope.everything or key in scope.addresses:
-        return True
-    return scope.host and not (isinstance(key, AddressKey) and key.ip != TUNNEL_ADDRESS)

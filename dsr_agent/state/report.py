@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from dsr_agent.state.actions import Action, Plan, Problem
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.model import Key, Scope
+from dsr_agent.state.model import Desired, Key, Observed, Scope
 
 
 class Cause(StrEnum):
@@ -49,7 +49,8 @@ class Report:
     *remaining* is the plan made again from a second look after the steps: empty means that the kernel now holds what
     the file says (as far as *scope* went). *seconds* counts from the first look to the last acknowledgement.
     *by* names who undid a key, where the kernel told. *fights* are the keys that somebody keeps undoing, and how often
-    they were repaired lately.
+    they were repaired lately. *desired* is what the pass went by, and *observed* the last look, if the kernel let
+    itself be looked at.
     """
 
     scope: Scope
@@ -61,6 +62,8 @@ class Report:
     by: Mapping[Key, str] = field(default_factory=dict)
     fights: Mapping[Key, int] = field(default_factory=dict)
     lost: bool = False
+    desired: Desired = field(default_factory=Desired)
+    observed: Observed | None = None
 
     @property
     def in_sync(self) -> bool:

@@ -72,7 +72,9 @@ class Agent:
         """``dsr-agent run``; returns when its first pass is done."""
         mark = self.mark()
         with inside(self.space), self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command("run"), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                self._command("run"), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment()
+            )
         if wait:
             self.wait_log("started: ", mark)
 
@@ -166,11 +168,20 @@ class Agent:
     def _command(self, verb: str, *options: str) -> list[str]:
         return [*self._wrapper, sys.executable, "-m", "dsr_agent", verb, "--config", str(self.file), *options]
 
+    def _environment(self) -> dict[str, str]:
+        """Two agents in two namespaces still see the same files: each has a runtime directory of its own."""
+        return {**os.environ, "RUNTIME_DIRECTORY": self._folder.name}
+
     def call(self, verb: str, *options: str) -> subprocess.CompletedProcess[str]:
         """``dsr-agent VERB`` in the same namespace with the same file."""
         with inside(self.space):
             return subprocess.run(
-                self._command(verb, *options), capture_output=True, text=True, check=False, timeout=DEADLINE
+                self._command(verb, *options),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=DEADLINE,
+                env=self._environment(),
             )
 
     def status(self) -> dict[str, Any]:

@@ -98,4 +98,5 @@ def test_a_second_agent_refuses() -> None:
         assert agent.process
         assert (refused.returncode, agent.running) == (1, True)
         assert f"already runs here (process {agent.process.pid})" in refused.stderr
-        assert agent.status()["agent"] == {"running": True, "pid": agent.process.pid}
+        said = agent.status()["agent"]
+        assert (said["running"], said["pid"]) == (True, agent.process.pid)

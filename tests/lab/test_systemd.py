@@ -1,88 +1,81 @@
-"""A real server as it comes: systemd-networkd on ``lo``, and udev applying sysctl.d to each new link."""
+"""The program under a real systemd: readiness, status, reload, watchdog, and a journal that can be asked by VIP."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab.agent import Agent, agent_settings, tunnel, vip
-from tests.lab.drift import Drift, repair_of, shell
-from tests.lab.eye import Eye
-from tests.lab.ledger import Ledger
-from tests.lab.servers import IPIP, VIPS, clean, real_server, streams, total
-from tests.lab.spaces import run, sysctl
-from tests.lab.world import RS1
+from dsr_agent.service.journal import Kind
+from tests.lab.agent import vip, wait_for
+from tests.lab.spaces import run
 
-pytestmark = [
-    pytest.mark.reference,
-    pytest.mark.skipif(os.environ.get("DSR_LAB_PROFILE") != "full", reason="needs the full profile of the machine"),
-]
+UNIT = "dsr-agent-lab"
+VIP = "192.0.2.77"
+pytestmark = pytest.mark.reference
 
-CONFIG = agent_settings(poll_interval=60) + tunnel("ipip") + tunnel("gre") + "".join(vip(address) for address in VIPS)
-NETWORK = Path("/etc/systemd/network/10-lo.network")
-SYSCTLS = Path("/etc/sysctl.d/90-lab.conf")
+
+def show(what: str) -> str:
+    """A property of the unit."""
+    return run("systemctl", "show", "-P", what, UNIT).strip()
+
+
+def journal(*matches: str) -> list[dict[str, str]]:
+    """What the journal has of the unit."""
+    run("journalctl", "--sync")
+    lines = run("journalctl", "-o", "json", "--no-pager", f"_SYSTEMD_UNIT={UNIT}.service", *matches).splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Eye]:
-    """The first real server is the machine itself, because that is where its systemd and udev are."""
-    with real_server(home=RS1) as eye:
-        yield eye
-        with contextlib.closing(Agent(RS1, CONFIG)) as agent:
-            agent.call("teardown")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The agent as a transient service that has said READY=1; its file."""
+    file = tmp_path_factory.mktemp("service") / "dsr-agent.toml"
+    file.write_text(vip(VIP))
+    settings = ["Type=notify", "WatchdogSec=20", "Restart=always", "RuntimeDirectory=dsr-agent", "TimeoutStartSec=120"]
+    options = [word for setting in settings for word in ("-p", setting)]
+    environment = [f"--setenv=PYTHONPATH={os.environ.get('PYTHONPATH', os.getcwd())}"]
+    command = [sys.executable, "-m", "dsr_agent", "run", "--config", str(file)]
+    run("systemd-run", f"--unit={UNIT}", *options, *environment, *command)  # comes back when it is ready
+    yield file
+    run("systemctl", "stop", UNIT)
+    run(sys.executable, "-m", "dsr_agent", "teardown")
 
 
-@contextlib.contextmanager
-def text_in(path: Path, text: str) -> Iterator[None]:
-    """A file, for a while."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    try:
-        yield
-    finally:
-        path.unlink()
+def test_ready_means_that_the_vip_is_there_and_status_says_so(service: Path) -> None:
+    assert f"{VIP}/32" in run("ip", "-o", "address", "show", "dev", "lo")
+    assert show("ActiveState") == "active"
+    assert show("StatusText") == "in sync: 0 tunnels, 1 VIP"
 
 
-@pytest.mark.parametrize(
-    "how", ["networkctl reload", "networkctl reconfigure lo", "systemctl restart systemd-networkd"]
-)
-def test_networkd_that_manages_lo(how: str, server: Eye, ledger: Ledger) -> None:
-    """It removes what it does not know from links that it manages."""
-    with text_in(NETWORK, "[Match]\nName=lo\n[Network]\nAddress=198.51.100.77/32\n"), Agent(RS1, CONFIG) as agent:
-        run("networkctl", "reload")
-        server.until(lambda view: any(str(at.ip) == "198.51.100.77" for at in view.addresses), "networkd's address")
-        agent.settle()
-        repair = repair_of(Drift(how, IPIP, shell(how)), server)
-        ledger.add(f"{how} (lo is managed)", repair.seconds, repair.tally)
-        with streams() as found:
-            assert clean(total(found))
-        assert agent.call("status").returncode == 0
+def test_the_journal_can_be_asked_for_a_vip(service: Path) -> None:
+    run("ip", "address", "del", f"{VIP}/32", "dev", "lo")
+    wait_for(lambda: bool(journal(f"MESSAGE_ID={Kind.REPAIRED}")), "the repair in the journal")
+    [entry] = [entry for entry in journal(f"VIP={VIP}") if entry["MESSAGE_ID"] == Kind.REPAIRED]
+    assert entry["ACTION"] == "AddAddress"
+    assert entry["PRIORITY"] == "4"
+    assert entry["MESSAGE"].startswith(f"VIP {VIP}/32 on lo: it is missing; put back in ")
 
 
-@pytest.mark.parametrize("value", [1, 2])
-def test_udev_applies_sysctls_to_new_links(value: int, server: Eye, ledger: Ledger) -> None:
-    """A moment after a link was made, udev has systemd-sysctl write what the administrator wants on all links."""
-    with text_in(SYSCTLS, f"net.ipv4.conf.*.rp_filter = {value}\n"), Agent(RS1, CONFIG) as agent:
-        agent.settle()
-        repair = repair_of(Drift("the tunnel is made anew", IPIP, shell("ip link del dsr-ipip")), server)
-        ledger.add(f"tunnel deleted, udev sets rp_filter = {value}", repair.seconds, repair.tally)
-        run("udevadm", "settle")
-        _loose_in_the_end(server)
-        with streams() as found:
-            run("systemctl", "restart", "systemd-sysctl")
-            _loose_in_the_end(server)
-            tally = total(found)
-        ledger.add(f"systemd-sysctl sets rp_filter = {value} everywhere", None, tally)
-        with streams() as found:
-            assert clean(total(found))
-        assert agent.call("status").returncode == 0
+def test_a_reload_with_a_bad_file_is_in_the_status(service: Path) -> None:
+    good = service.read_text()
+    service.write_text(good + "x = 1\n")
+    run("systemctl", "kill", "-s", "HUP", UNIT)
+    wait_for(lambda: "the file cannot be used, going on as before" in show("StatusText"), "the status")
+    assert show("ActiveState") == "active"
+    service.write_text(good)
+    run("systemctl", "kill", "-s", "HUP", UNIT)
+    wait_for(lambda: show("StatusText") == "in sync: 0 tunnels, 1 VIP", "the status")
 
 
-def _loose_in_the_end(server: Eye) -> None:
-    wanted = {(f"ipv4/conf/{name}/rp_filter", "2") for name in ("dsr-ipip", "dsr-gre")}
-    server.until(lambda view: wanted <= view.sysctls, "loose reverse-path filtering on the tunnels")
-    assert sysctl(RS1, "ipv4/conf/dsr-ipip/rp_filter") == "2"
+def test_who_does_not_turn_is_killed_and_the_vip_stays(service: Path) -> None:
+    before = int(show("MainPID"))
+    os.kill(before, signal.SIGSTOP)
+    wait_for(lambda: show("MainPID") not in ("0", str(before)), "another process", 120)
+    assert f"{VIP}/32" in run("ip", "-o", "address", "show", "dev", "lo")
+    wait_for(lambda: show("ActiveState") == "active", "the service", 120)

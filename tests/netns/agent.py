@@ -7,9 +7,11 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -49,13 +51,15 @@ def dsr_agent(*arguments: str, config: Path | None = None) -> Answer:
 def process(*arguments: str, config: Path, prefix: tuple[str, ...] = ()) -> Answer:
     """Run one verb to its end, in a process of its own; *prefix* are words before the command."""
     words = [*prefix, sys.executable, "-m", "dsr_agent", *arguments, "--config", str(config)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=_environment())
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=_environment(config))
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
-def _environment() -> dict[str, str]:
+def _environment(config: Path) -> dict[str, str]:
+    """As in a service, its runtime directory beside the file; nothing of the machine's own settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("DSR_")} | {
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2])
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "RUNTIME_DIRECTORY": str(config.parent),
     }
 
 
@@ -79,7 +83,7 @@ class Agent:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env=_environment(),
+            env=_environment(self._config),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -121,6 +125,18 @@ class Agent:
         """Do something and wait for what the agent says about it."""
         do()
         return self.says(text)
+
+    def serving(self) -> None:
+        """Wait for the last thing that a start opens: HTTP, over TCP after the unix socket."""
+        end = time.monotonic() + _PATIENCE
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 9177)) as asking:
+                asking.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+                while asking.recv(1000):  # until it has closed its end, too
+                    pass
+                return
+            assert time.monotonic() < end, f"HTTP never answered: {self.log}"
+            time.sleep(0.01)
 
     def reload(self) -> None:
         """SIGHUP."""

@@ -173,6 +173,7 @@ def test_nothing_is_left_open_or_running(config: Path) -> None:
     with Agent(config) as agent:
         for _ in range(3):
             repair(agent)
+        agent.serving()
         before = sockets(agent)
         for _ in range(6):  # ten in a minute would be a fight
             repair(agent)

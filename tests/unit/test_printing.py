@@ -9,6 +9,7 @@ from dsr_agent import printing
 from dsr_agent.config import load
 from dsr_agent.reconcile.loop import apply_once, plan_now
 from dsr_agent.reconcile.resolve import resolve
+from dsr_agent.service.status import Status
 from dsr_agent.state.actions import AddLink, Plan
 from dsr_agent.state.errors import Unsupported
 from tests.fake.clock import FakeClock
@@ -23,10 +24,10 @@ BROKEN = (
 MANY = FILE + "".join(f'\n[[vip]]\naddress = "198.18.0.{n}"\n' for n in range(1, 31))
 
 
-async def seen(file: str, host: str, running: int | None = None) -> printing.Status:
+async def seen(file: str, host: str, running: int | None = None) -> Status:
     """What ``dsr-agent status`` is about."""
     todo, observed = await plan_now(FakeKernel(host), desired(file))
-    return printing.Status(desired(file), observed, resolve(desired(file), observed), todo, running)
+    return Status(desired(file), observed, resolve(desired(file), observed), todo, running)
 
 
 async def test_a_status_that_is_fine() -> None:

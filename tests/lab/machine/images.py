@@ -22,6 +22,8 @@ PACKAGES = (
     *("iproute2", "nftables", "ipvsadm", "conntrack", "ethtool", "tcpdump", "iputils-ping", "iputils-arping"),
     *("python3", "python3-systemd"),
 )
+# Of these packages only the program of the same name is wanted; installed, they would bring services.
+PROGRAMS = ("prometheus", "promtool")
 PYTHON = "3.13"  # of that suite
 LOCK = REPOSITORY / "tests" / "requirements.lock"
 NOT_IN_GUESTS = {  # what checks the source stays on the host
@@ -54,7 +56,7 @@ def guest_requirements() -> str:
 def tree() -> Path:
     """A Debian root directory with everything the tests need but a kernel."""
     requirements = guest_requirements()
-    name = f"tree-{_key(SUITE, *PACKAGES, requirements)}"
+    name = f"tree-{_key(SUITE, *PACKAGES, *PROGRAMS, requirements)}"
     return cached(name, "the Debian 13 image (once, up to 90 s)", lambda at: _build_tree(at, requirements)) / "root"
 
 
@@ -62,6 +64,8 @@ def _build_tree(at: Path, requirements: str) -> None:
     _need_tools()
     root, log, lock = at / "root", at / "log", at / "requirements.lock"
     debian.make_root(root, SUITE, PACKAGES, log)
+    for program in PROGRAMS:
+        _unpack_program(program, root, at)
     say("installing the Python packages into it")
     lock.write_text(requirements)
     target = root / "usr/local/lib" / f"python{PYTHON}" / "dist-packages"
@@ -73,6 +77,15 @@ def _build_tree(at: Path, requirements: str) -> None:
     logged(["chroot", str(root), "python3", "-m", "compileall", "-q", "-j0", *compiled], log=log)
     for directory in ("lab", "usr/lib/modules"):  # where user-mode Linux has its job and its modules
         (root / directory).mkdir(exist_ok=True)
+
+
+def _unpack_program(name: str, root: Path, at: Path) -> None:
+    """A program out of the package of that name, without the package."""
+    unpacked = at / "unpacked"
+    logged(["dpkg", "-x", str(debian.fetch(name, SUITE, root, at)), str(unpacked)], log=at / "log")
+    shutil.move(unpacked / "usr/bin" / name, root / "usr/bin" / name)
+    for leftover in (unpacked, at / "apt"):
+        shutil.rmtree(leftover)
 
 
 def uml() -> Path:

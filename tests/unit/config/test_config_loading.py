@@ -48,6 +48,10 @@ def test_everything_that_can_be_written(tmp_path: Path) -> None:
         arp = "ignore"
         [http]
         listen = ["0.0.0.0:1", "[::1]:65535", "localhost:9177"]
+        socket = "/run/http.sock"
+        certificate = "/etc/cert.pem"
+        key = "/etc/key.pem"
+        client_ca = "/etc/ca.pem"
         [[tunnel]]
         encapsulation = "gre"
         load_balancers = ["10.1.0.5", "10.1.0.5/31", "10.1.0.4/30", "10.2.0.0/16"]
@@ -72,6 +76,8 @@ def test_everything_that_can_be_written(tmp_path: Path) -> None:
 
     assert settings.agent.resync_interval == 1
     assert settings.http.listen[1] == "[::1]:65535"
+    assert (settings.http.socket, settings.http.certificate) == ("/run/http.sock", "/etc/cert.pem")
+    assert (settings.http.key, settings.http.client_ca) == ("/etc/key.pem", "/etc/ca.pem")
     assert [tunnel.local for tunnel in settings.tunnel] == ["bond0.100", IPv4Address("10.0.0.2")]
     assert [tunnel.key for tunnel in settings.tunnel] == [4294967295, 0]
     assert settings.tunnel[1].load_balancers == ()
@@ -287,4 +293,4 @@ def test_the_example_explains_every_key_and_works_without_its_comment_signs(tmp_
         assert f"[{section}]" in text
         assert all(re.search(rf"^{key} = ", text, re.MULTILINE) for key in keys)
     # What it shows as the default is the default.
-    assert (found.settings.agent, found.settings.http) == (Settings().agent, Settings().http)
+    assert (found.settings.agent, found.settings.http.listen) == (Settings().agent, Settings().http.listen)

@@ -1,0 +1,148 @@
+"""What is answered to a path: readiness with reasons, liveness, status. Pure, but for what the board is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from dsr_agent import __version__
+from dsr_agent.reconcile.resolve import Wanted
+from dsr_agent.service.board import Board
+from dsr_agent.service.picture import Picture
+from dsr_agent.service.status import Status, as_json, keys_of_tunnel
+from dsr_agent.state.model import ROUTES, AddressKey, Key, LinkKey, Vip
+
+_TEXT = "text/plain; charset=utf-8"
+_JSON = "application/json"
+
+# What a person reads at once; /status has all of it.
+_MOST_REASONS = 50
+
+
+class Answer(NamedTuple):
+    """What goes back."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+def text(status: int, lines: list[str]) -> Answer:
+    """An answer in words."""
+    shown = lines[:_MOST_REASONS]
+    if len(lines) > len(shown):
+        shown.append(f"... and {len(lines) - len(shown)} more (/status has all)")
+    return Answer(status, _TEXT, ("\n".join(shown) + "\n").encode())
+
+
+NOT_FOUND = text(404, ["/metrics /livez /readyz /readyz/VIP /status"])
+NOT_ALLOWED = text(405, ["GET or HEAD"])
+
+
+class Answers:
+    """Answers from the board. What is worked out from a picture is kept until there is another one."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._picture: Picture | None = None
+        self._status = Status.of(board.picture.desired, board.picture.observed, os.getpid())
+
+    def status_of(self, picture: Picture) -> Status:
+        """*picture*, worked out."""
+        if picture is not self._picture:
+            self._status = Status.of(picture.desired, picture.observed, os.getpid())
+            self._picture = picture
+        return self._status
+
+    def wanted(self, picture: Picture) -> Wanted:
+        """What the tunnels of *picture* come to."""
+        return self.status_of(picture).wanted
+
+    def __call__(self, path: str) -> Answer:
+        """The answer to *path*, metrics excepted."""
+        exact: dict[str, Callable[[], Answer]] = {"/livez": self.livez, "/readyz": self.readyz, "/status": self.status}
+        if path in exact:
+            return exact[path]()
+        if path.startswith("/readyz/"):
+            return self.readyz_of(unquote(path.removeprefix("/readyz/")))
+        return NOT_FOUND
+
+    def livez(self) -> Answer:
+        """Whether the loop turns."""
+        age = self._board.turn_age
+        if self._board.alive:
+            return text(200, [f"ok: the loop turned {age:.1f} s ago"])
+        return text(503, [f"the loop has not turned for {age:.0f} s"])
+
+    def readyz(self) -> Answer:
+        """Whether everything is as the file says, now."""
+        picture = self._board.picture
+        if why := self._not_yet(picture):
+            return text(503, why)
+        if picture.in_sync:
+            return text(200, ["ok"])
+        return text(503, [f"{key}: {reason}" for key, reasons in picture.undone.items() for reason in reasons])
+
+    def readyz_of(self, name: str) -> Answer:
+        """Whether one VIP is there, its device and its tunnels."""
+        picture = self._board.picture
+        found = _find(picture, name)
+        if found is None:
+            return text(404, [f"no VIP of that name or address: {name[:80]}"])
+        if why := self._not_yet(picture):
+            return text(503, why)
+        key, vip = found
+        concerned: list[Key] = [key, LinkKey(vip.device), ROUTES]
+        if picture.undone:
+            now = self.status_of(picture)
+            concerned += [part for tunnel in vip.tunnels for part in keys_of_tunnel(tunnel, now)]
+        why = [f"{part}: {reason}" for part in dict.fromkeys(concerned) for reason in picture.undone.get(part, ())]
+        if key not in picture.observed.addresses and not why:
+            why = [f"{key}: it is missing"]
+        return text(503, why) if why else text(200, ["ok"])
+
+    def _not_yet(self, picture: Picture) -> list[str]:
+        if not picture.passes:
+            return ["the first pass has not ended yet"]
+        if not self._board.alive:
+            return [f"the loop has not turned for {self._board.turn_age:.0f} s"]
+        return []
+
+    def status(self) -> Answer:
+        """What ``dsr-agent status --json`` prints, and how the agent itself is."""
+        picture = self._board.picture
+        body = as_json(self.status_of(picture))
+        body["in_sync"] = picture.in_sync
+        body["agent"] |= self._agent(picture)
+        return Answer(200, _JSON, json.dumps(body).encode() + b"\n")
+
+    def _agent(self, picture: Picture) -> dict[str, Any]:
+        board = self._board
+        return {
+            "version": __version__,
+            "started_at": round(board.started_at, 3),
+            "last_turn_age": round(board.turn_age, 3),
+            "reload": {
+                "successful": board.file.good,
+                "tried_at": round(board.file.tried_at, 3),
+                "succeeded_at": round(board.file.good_at, 3),
+                "refusals": list(board.file.refusals),
+            },
+            "undone": {str(key): list(reasons) for key, reasons in picture.undone.items()},
+            "fights": {str(key): times for key, times in picture.fights.items()},
+        }
+
+
+def _find(picture: Picture, name: str) -> tuple[AddressKey, Vip] | None:
+    """The VIP of that address or name; an address in any spelling wins."""
+    try:
+        ip = ip_address(name)
+    except ValueError:
+        ip = None
+    vips = picture.desired.vips.items()
+    by_address = next(((key, vip) for key, vip in vips if key.ip == ip), None)
+    return by_address or next(((key, vip) for key, vip in vips if vip.name == name), None)

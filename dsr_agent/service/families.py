@@ -1,0 +1,97 @@
+"""
+The metrics by name, type, labels and meaning: a promise to everybody's dashboards and alerts.
+
+The README's table and a test hold the same list; what changes here breaks somebody's graph.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """One metric."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
+
+
+def _of(type_: str, rows: tuple[tuple[str, str, str], ...]) -> dict[str, Family]:
+    return {name: Family(name, type_, tuple(labels.split()), text) for name, labels, text in rows}
+
+
+GAUGES = _of(
+    "gauge",
+    (
+        ("dsr_build_info", "version", "Always 1; the label says which version runs."),
+        ("dsr_in_sync", "", "Whether nothing is known to be other than the file says (1), or something is (0)."),
+        ("dsr_out_of_sync", "object", "How many things are other than the file says."),
+        ("dsr_fights", "object", "How many things somebody keeps undoing."),
+        ("dsr_tunnels_declared", "", "Tunnels in the file."),
+        ("dsr_vips_declared", "", "VIPs in the file."),
+        ("dsr_vip_present", "vip", "Whether the VIP is on its device."),
+        ("dsr_tunnel_info", "tunnel encapsulation link local", "Always 1; what carries the tunnel."),
+        ("dsr_tunnel_up", "tunnel", "Whether the tunnel's link is there and up."),
+        (
+            "dsr_tunnel_last_decapsulation_timestamp_seconds",
+            "tunnel",
+            "When the tunnel's packets were last seen to have grown, as of the looks that scrapes cause.",
+        ),
+        (
+            "dsr_sysctl_effective",
+            "device sysctl",
+            "What the kernel goes by: the larger of all's and the device's own, for rp_filter and the ARP sysctls.",
+        ),
+        ("dsr_config_last_reload_successful", "", "Whether the file could be used when it was last read."),
+        ("dsr_config_last_reload_success_timestamp_seconds", "", "When a file that could be used was last read."),
+        ("dsr_loop_last_turn_age_seconds", "", "Seconds since the reconcile loop last came round."),
+        ("dsr_http_listening", "listen", "Whether the address of [http] listen is being served."),
+    ),
+)
+
+COUNTERS = _of(
+    "counter",
+    (
+        ("dsr_tunnel_decapsulated_packets_total", "tunnel", "Packets that came out of the tunnel."),
+        ("dsr_tunnel_decapsulated_bytes_total", "tunnel", "Bytes that came out of the tunnel, outer header left away."),
+        (
+            "dsr_tunnel_receive_errors_total",
+            "tunnel reason",
+            "Packets that arrived for the tunnel and were refused: crc (GRE checksum on one side only), fifo (GRE "
+            "sequence), frame (ECN bits), length, dropped, other.",
+        ),
+        ("dsr_drift_total", "object", "Things found to be other than the file says, though they had been."),
+        (
+            "dsr_repairs_total",
+            "object result",
+            "Repairs: done, failed, skipped (it waits for another), held (a fight).",
+        ),
+        ("dsr_reverse_path_drops_total", "", "Packets the host dropped by reverse-path filtering, on any device."),
+        (
+            "dsr_unknown_protocol_packets_total",
+            "",
+            "Packets of a protocol nobody here takes, such as IPIP without a tunnel.",
+        ),
+        ("dsr_icmp_unreachables_sent_total", "", "ICMP unreachables the host sent, such as for GRE without a tunnel."),
+        ("dsr_reassembly_failures_total", "", "IPv4 datagrams whose fragments did not come together."),
+        ("dsr_netlink_events_lost_total", "", "Times the kernel dropped announcements; everything was read back."),
+        ("dsr_http_connections_total", "", "Connections accepted."),
+        (
+            "dsr_http_connections_cut_total",
+            "reason",
+            "Connections ended by us: slow (took too long), crowd (made room for others).",
+        ),
+    ),
+)
+
+HISTOGRAMS = _of(
+    "histogram",
+    (
+        ("dsr_repair_duration_seconds", "", "From the first look of a repair to the kernel's last acknowledgement."),
+        ("dsr_pass_duration_seconds", "cause", "How long passes took: start, reload, drift, retry."),
+    ),
+)
+
+FAMILIES = GAUGES | COUNTERS | HISTOGRAMS

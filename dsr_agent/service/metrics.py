@@ -1,0 +1,211 @@
+"""
+The metrics, made anew at each scrape from the board, one look at the tunnels' counters and two files of ``/proc/net``.
+
+Nothing here is touched by the loop, and nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from dsr_agent import __version__
+from dsr_agent.kernel.stats import Counted
+from dsr_agent.reconcile.resolve import Wanted
+from dsr_agent.service.board import Board
+from dsr_agent.service.families import COUNTERS, GAUGES, HISTOGRAMS
+from dsr_agent.service.odometer import Odometer, Reading
+from dsr_agent.service.picture import Picture
+from dsr_agent.service.subjects import Sort, sort_of
+from dsr_agent.service.tally import Histogram
+from dsr_agent.state.marks import owns_link
+from dsr_agent.state.model import Key, Observed, SysctlKey
+
+Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
+
+# What the host counts for all of its devices together.
+_PROTOCOLS = {
+    "dsr_reverse_path_drops_total": ("TcpExt", "IPReversePathFilter"),
+    "dsr_unknown_protocol_packets_total": ("Ip", "InUnknownProtos"),
+    "dsr_icmp_unreachables_sent_total": ("Icmp", "OutDestUnreachs"),
+    "dsr_reassembly_failures_total": ("Ip", "ReasmFails"),
+}
+
+# Here the kernel takes the larger of the device's own value and that of "all".
+_LARGER_OF_BOTH = frozenset({"rp_filter", "arp_ignore", "arp_announce"})
+
+
+@dataclass
+class Doors:
+    """What the HTTP server counts about itself."""
+
+    accepted: int = 0
+    cut: dict[str, int] = field(default_factory=lambda: {"slow": 0, "crowd": 0})
+    listening: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where numbers come from beside the board."""
+
+    counters: Callable[[Iterable[str]], Mapping[str, Counted]]
+    farewells: Callable[[], list[Counted]]
+    protocols: Callable[[], Mapping[tuple[str, str], int]]
+    events_lost: Callable[[], int]
+    wanted: Callable[[Picture], Wanted]
+
+
+class Metrics:
+    """Renders all metrics in the format that the scraper asks for. Not for two threads at once."""
+
+    def __init__(self, board: Board, sources: Sources, doors: Doors) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Collector(board, sources, doors))
+        ProcessCollector(registry=self._registry)
+
+    def render(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text for a scraper that sends *accept*."""
+        encoder, content_type = choose_encoder(accept)
+        return content_type, encoder(self._registry)
+
+
+class _Collector(Collector):
+    def __init__(self, board: Board, sources: Sources, doors: Doors) -> None:
+        self._board = board
+        self._sources = sources
+        self._doors = doors
+        self._odometer = Odometer(board.wall)
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, from one picture."""
+        picture = self._board.picture
+        wanted = self._sources.wanted(picture)
+        yield from self._state(picture)
+        yield from self._tunnels(picture, wanted)
+        yield _gauge("dsr_sysctl_effective", _effective(picture.observed, wanted))
+        yield from self._file()
+        yield from self._history()
+        yield from self._host()
+        yield from self._http()
+
+    def _state(self, picture: Picture) -> Iterator[Metric]:
+        desired = picture.desired
+        yield _gauge("dsr_build_info", [((__version__,), 1)])
+        yield _gauge("dsr_in_sync", [((), picture.in_sync)])
+        yield _gauge("dsr_out_of_sync", _by_sort(picture.undone, picture))
+        yield _gauge("dsr_fights", _by_sort(picture.fights, picture))
+        yield _gauge("dsr_tunnels_declared", [((), len(desired.tunnels))])
+        yield _gauge("dsr_vips_declared", [((), len(desired.vips))])
+        there = picture.observed.addresses
+        yield _gauge("dsr_vip_present", [((str(key.ip),), key in there) for key in desired.vips])
+
+    def _tunnels(self, picture: Picture, wanted: Wanted) -> Iterator[Metric]:
+        desired, links = picture.desired, picture.observed.links
+        carriers = {name: name for name in desired.tunnels} | {
+            item.tunnel.name: item.link.name for item in wanted.carried
+        }
+        info, up = [], []
+        for name, tunnel in desired.tunnels.items():
+            link = links.get(carriers[name])
+            local = str(link.outer.local or "") if link and link.outer else ""
+            info.append(((name, tunnel.encapsulation, carriers[name], local), 1))
+            up.append(((name,), bool(link and link.up and owns_link(link))))
+        yield _gauge("dsr_tunnel_info", info)
+        yield _gauge("dsr_tunnel_up", up)
+        yield from _received(self._readings({link: name for name, link in carriers.items()}))
+
+    def _readings(self, tunnels: Mapping[str, str]) -> Mapping[str, Reading]:
+        gone = self._sources.farewells()  # first: what goes after this is told at the next scrape
+        return self._odometer.look(tunnels, self._sources.counters(tunnels), gone)
+
+    def _file(self) -> Iterator[Metric]:
+        state = self._board.file
+        yield _gauge("dsr_config_last_reload_successful", [((), state.good)])
+        yield _gauge("dsr_config_last_reload_success_timestamp_seconds", [((), state.good_at)])
+
+    def _history(self) -> Iterator[Metric]:
+        tally = self._board.tally
+        yield _gauge("dsr_loop_last_turn_age_seconds", [((), self._board.turn_age)])
+        yield _counter("dsr_drift_total", [((str(sort),), count) for sort, count in tally.drift.items()])
+        repairs = [((str(sort), str(result)), count) for (sort, result), count in tally.repairs.items()]
+        yield _counter("dsr_repairs_total", repairs)
+        yield _histogram("dsr_repair_duration_seconds", [((), tally.repair_seconds)])
+        passes = [((str(cause),), taken) for cause, taken in tally.pass_seconds.items()]
+        yield _histogram("dsr_pass_duration_seconds", passes)
+
+    def _host(self) -> Iterator[Metric]:
+        yield _counter("dsr_netlink_events_lost_total", [((), self._sources.events_lost())])
+        counted = self._sources.protocols()
+        for name, place in _PROTOCOLS.items():
+            yield _counter(name, [((), counted[place])] if place in counted else [])
+
+    def _http(self) -> Iterator[Metric]:
+        doors = self._doors
+        yield _gauge("dsr_http_listening", [((listen,), up) for listen, up in doors.listening.items()])
+        yield _counter("dsr_http_connections_total", [((), doors.accepted)])
+        yield _counter("dsr_http_connections_cut_total", [((reason,), count) for reason, count in doors.cut.items()])
+
+
+def _by_sort(keys: Iterable[Key], picture: Picture) -> Samples:
+    counts = dict.fromkeys(Sort, 0)
+    for key in keys:
+        counts[sort_of(key, picture.desired)] += 1
+    return [((str(sort),), count) for sort, count in counts.items()]
+
+
+def _effective(observed: Observed, wanted: Wanted) -> Samples:
+    """The sysctls that are kept, as the kernel goes by them; each once, though two tunnels may share a device."""
+    found: dict[tuple[str, ...], float] = {}
+    for _, sysctl in wanted.sysctls:
+        *front, device, name = sysctl.path.split("/")
+        value = observed.sysctls.get(sysctl.key)
+        if value is None or front[1] != "ipv4":
+            continue
+        if name in _LARGER_OF_BOTH:
+            value = max(value, observed.sysctls.get(SysctlKey("/".join((*front, "all", name))), 0))
+        found[device, name] = value
+    return found.items()
+
+
+def _received(readings: Mapping[str, Reading]) -> Iterator[Metric]:
+    received = {tunnel: reading.received for tunnel, reading in readings.items()}
+    yield _counter("dsr_tunnel_decapsulated_packets_total", [((t,), r.packets) for t, r in received.items()])
+    yield _counter("dsr_tunnel_decapsulated_bytes_total", [((t,), r.bytes) for t, r in received.items()])
+    refused = []
+    for tunnel, r in received.items():
+        named = {"crc": r.crc, "fifo": r.fifo, "frame": r.frame, "length": r.length}
+        named |= {"dropped": r.dropped, "other": max(r.errors - sum(named.values()), 0)}
+        refused += [((tunnel, reason), count) for reason, count in named.items()]
+    yield _counter("dsr_tunnel_receive_errors_total", refused)
+    grew = [((t,), reading.grew_at) for t, reading in readings.items() if reading.grew_at is not None]
+    yield _gauge("dsr_tunnel_last_decapsulation_timestamp_seconds", grew)
+
+
+def _gauge(name: str, samples: Samples) -> Metric:
+    family = GAUGES[name]
+    metric = GaugeMetricFamily(name, family.help, labels=family.labels)
+    for labels, value in samples:
+        metric.add_metric(labels, float(value))
+    return metric
+
+
+def _counter(name: str, samples: Samples) -> Metric:
+    family = COUNTERS[name]
+    metric = CounterMetricFamily(name, family.help, labels=family.labels)
+    for labels, value in samples:
+        metric.add_metric(labels, float(value))
+    return metric
+
+
+def _histogram(name: str, samples: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
+    family = HISTOGRAMS[name]
+    metric = HistogramMetricFamily(name, family.help, labels=family.labels)
+    for labels, taken in samples:
+        metric.add_metric(labels, taken.cumulative, taken.total)
+    return metric

@@ -1,0 +1,44 @@
+"""
+HTTP and metrics, put together. Import this when the data plane stands: its imports take as long as all others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from dsr_agent.config import Settings
+from dsr_agent.kernel import stats
+from dsr_agent.kernel.netlink import Channel
+from dsr_agent.service.answers import Answers
+from dsr_agent.service.board import Board
+from dsr_agent.service.doors import Tls, Wanted, default_socket
+from dsr_agent.service.metrics import Doors, Metrics, Sources
+from dsr_agent.service.web import Site, Web
+
+
+def web(board: Board, farewells: deque[stats.Counted], events_lost: Callable[[], int], root: Path = Path("/")) -> Web:
+    """The server for *board*; nothing is open yet."""
+    answers = Answers(board)
+    counted = Doors()
+    channel: list[Channel] = []  # opened by whoever renders: a netlink socket is for one thread
+
+    def counters(names: Iterable[str]) -> Mapping[str, stats.Counted]:
+        if not channel:
+            channel.append(Channel())
+        return stats.read(channel[0], names)
+
+    def gone() -> list[stats.Counted]:
+        return [farewells.popleft() for _ in range(len(farewells))]
+
+    sources = Sources(counters, gone, lambda: stats.protocols(root), events_lost, answers.wanted)
+    return Web(Site(answers, Metrics(board, sources, counted), counted))
+
+
+def wanted(settings: Settings, environ: Mapping[str, str] = os.environ) -> Wanted:
+    """Where the file wants HTTP to be had."""
+    http = settings.http
+    tls = Tls(http.certificate, http.key, http.client_ca) if http.certificate else None
+    return Wanted(http.listen, http.socket or default_socket(environ), tls)

@@ -1,0 +1,126 @@
+"""What this host has and lacks, tunnel by tunnel and VIP by VIP: as values, and as JSON. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dsr_agent.reconcile.plan import plan
+from dsr_agent.reconcile.resolve import Wanted, resolve, stand_in_name
+from dsr_agent.state.actions import Action, Plan, Problem
+from dsr_agent.state.marks import owns_link
+from dsr_agent.state.model import EVERYTHING, AddressKey, Desired, Key, Link, LinkKey, Observed, TunnelKey
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What ``dsr-agent status`` is about: the file, the host, and the difference."""
+
+    desired: Desired
+    observed: Observed
+    wanted: Wanted
+    todo: Plan
+    running: int | None
+
+    @classmethod
+    def of(cls, desired: Desired, observed: Observed, running: int | None) -> Status:
+        """Hold *observed* against *desired*."""
+        return cls(desired, observed, resolve(desired, observed), plan(desired, observed, EVERYTHING), running)
+
+
+def as_json(now: Status) -> dict[str, Any]:
+    """What ``dsr-agent status --json`` prints, and ``/status`` answers."""
+    troubles = troubles_of(now.todo)
+    return {
+        "in_sync": not now.todo,
+        "agent": {"running": now.running is not None, "pid": now.running},
+        "tunnels": list(tunnel_rows(now)),
+        "vips": [vip_row(key, now, troubles) for key in now.desired.vips],
+        "actions": [action_json(action) for action in now.todo.actions],
+        "problems": problems_json(now.todo.problems),
+    }
+
+
+def troubles_of(todo: Plan) -> dict[Key, list[str]]:
+    """What is to be said about each key."""
+    found: dict[Key, list[str]] = {}
+    for action in todo.actions:
+        if not action.why.is_part:
+            found.setdefault(action.key, []).append(f"{action} ({action.why})")
+    for problem in todo.problems:
+        found.setdefault(problem.key, []).append(str(problem.error))
+    return found
+
+
+def keys_of_tunnel(name: str, now: Status) -> list[Key]:
+    """Every key that belongs to a tunnel: itself, its link and what replaces it, the sysctls and the address."""
+    carried = [item.link for item in now.wanted.carried if item.tunnel.name == name]
+    links = {link.name for link in carried} | {name}
+    keys: list[Key] = [TunnelKey(name), *(LinkKey(link) for link in links)]
+    keys += [LinkKey(stand_in_name(link)) for link in links]
+    keys += [sysctl.key for link, sysctl in now.wanted.sysctls if link in links]
+    keys += [key for key in now.wanted.addresses if key.link in links]
+    return keys
+
+
+def tunnel_rows(now: Status) -> Iterable[dict[str, Any]]:
+    """A table row for each tunnel."""
+    troubles = troubles_of(now.todo)
+    carried = {item.tunnel.name: item.link for item in now.wanted.carried}
+    for name, tunnel in now.desired.tunnels.items():
+        link = carried.get(name)
+        found = now.observed.links.get(link.name if link else name)
+        local = link.outer.local if link and link.outer else None
+        yield {
+            "name": name,
+            "encapsulation": tunnel.encapsulation,
+            "link": found.name if found else None,
+            "local": str(local) if local else None,
+            "key": tunnel.key,
+            "checksum": tunnel.checksum,
+            "load_balancers": [str(network) for network in tunnel.load_balancers] or "any",
+            "state": _state(found),
+            "troubles": [text for key in keys_of_tunnel(name, now) for text in troubles.get(key, ())],
+        }
+
+
+def _state(link: Link | None) -> str:
+    if link is None:
+        return "missing"
+    if not owns_link(link):
+        return "missing (a link that is not ours has its name)"
+    return "up" if link.up else "down"
+
+
+def vip_row(key: AddressKey, now: Status, troubles: dict[Key, list[str]]) -> dict[str, Any]:
+    """A table row for one VIP."""
+    vip = now.desired.vips[key]
+    texts = troubles.get(key, [])
+    there = key in now.observed.addresses
+    return {
+        "address": str(vip.ip),
+        "name": vip.name,
+        "device": vip.device,
+        "present": there,
+        "state": "; ".join(texts) if texts else ("there" if there else "missing"),
+        "troubles": texts,
+    }
+
+
+def action_json(action: Action) -> dict[str, Any]:
+    """A step."""
+    return {"action": type(action).__name__, "key": str(action.key), "text": str(action), "why": action.why}
+
+
+def problems_json(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """What cannot be had, and whose move it is."""
+    return [
+        {
+            "key": str(problem.key),
+            "move": problem.error.move,
+            "problem": problem.error.problem,
+            "remedy": problem.error.remedy,
+        }
+        for problem in problems
+    ]

@@ -1,0 +1,60 @@
+"""What a key is about, in the words of the file: which sort of thing, which VIP, which tunnel. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, stand_in_name
+from dsr_agent.state.model import AddressKey, Desired, Key, LinkKey, ModuleKey, RoutesKey, Scope, SysctlKey, TunnelKey
+
+
+class Sort(StrEnum):
+    """The sorts of things that can be other than the file says."""
+
+    VIP = "vip"
+    TUNNEL = "tunnel"
+    TUNNEL_ADDRESS = "tunnel_address"
+    DEVICE = "device"
+    SYSCTL = "sysctl"
+    MODULE = "module"
+    HOST = "host"
+
+
+def sort_of(key: Key, desired: Desired) -> Sort:
+    """What sort of thing *key* is."""
+    if isinstance(key, AddressKey):
+        return Sort.TUNNEL_ADDRESS if key.ip == TUNNEL_ADDRESS else Sort.VIP
+    if isinstance(key, TunnelKey):
+        return Sort.TUNNEL
+    if isinstance(key, LinkKey):
+        return Sort.DEVICE if key.name in desired.devices else Sort.TUNNEL
+    if isinstance(key, SysctlKey):
+        return Sort.SYSCTL
+    if isinstance(key, ModuleKey):
+        return Sort.MODULE
+    assert isinstance(key, RoutesKey)
+    return Sort.HOST
+
+
+def tunnel_of(key: Key, desired: Desired) -> str | None:
+    """The tunnel that *key* belongs to, by the name of its link (an adopted link keeps a name of its own)."""
+    name: str | None = None
+    if isinstance(key, TunnelKey | LinkKey) and sort_of(key, desired) is Sort.TUNNEL:
+        name = key.name
+    elif isinstance(key, AddressKey) and key.ip == TUNNEL_ADDRESS:
+        name = key.link
+    elif isinstance(key, SysctlKey):
+        parts = key.path.split("/")
+        name = next((part for part in parts[3:4] if part in desired.tunnels or _stands_in(part, desired)), None)
+    return _stands_in(name, desired) or name if name else None
+
+
+def _stands_in(link: str, desired: Desired) -> str | None:
+    return next((name for name in desired.tunnels if stand_in_name(name) == link), None)
+
+
+def looked_at(key: Key, scope: Scope) -> bool:
+    """Whether a pass over *scope* can say that all is well with *key*; one that looked elsewhere cannot."""
+    if scope.everything or key in scope.addresses:
+        return True
+    return scope.host and not (isinstance(key, AddressKey) and key.ip != TUNNEL_ADDRESS)

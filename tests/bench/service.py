@@ -1,0 +1,143 @@
+"""
+What the running agent costs and how fast it is: ``unshare -n -m python3 -m tests.bench.service [IDLE_SECONDS]``.
+
+Prints; asserts nothing. Run it on a quiet machine, as root, in a network namespace of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+
+from tests.netns.process import PORT, Agent, Watcher, addresses, get, vips
+
+REPAIRS = 8  # of 10 VIPs, in three rounds, none is undone ten times a minute
+
+
+def rss(pid: int) -> float:
+    """Resident memory, in MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def cpu(pid: int) -> float:
+    """Processor seconds so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wakeups(pid: int) -> int:
+    """Voluntary context switches of all threads so far."""
+    total = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        line = next(line for line in status.read_text().splitlines() if line.startswith("voluntary"))
+        total += int(line.split()[1])
+    return total
+
+
+def row(what: str, value: str) -> None:
+    """One line of the table."""
+    print(f"{what:<58} {value}", flush=True)
+
+
+def times(measure: Callable[[], float], count: int) -> str:
+    """Median and worst, in ms."""
+    found = sorted(measure() * 1000 for _ in range(count))
+    return f"median {statistics.median(found):.1f} ms, worst {found[-1]:.1f} ms (n={count})"
+
+
+def scrape() -> float:
+    """One scrape, seconds."""
+    started = time.perf_counter()
+    answer = get("/metrics")
+    assert answer.status == 200
+    return time.perf_counter() - started
+
+
+def alone() -> float:
+    """One scrape, not sharing a rendering with the one before."""
+    time.sleep(1.1)
+    return scrape()
+
+
+@contextmanager
+def scrapers() -> Iterator[None]:
+    """Two scrapers without a pause."""
+    code = (
+        "import http.client,itertools\n"
+        "for _ in itertools.count():\n"
+        f" c=http.client.HTTPConnection('127.0.0.1',{PORT},timeout=30); c.request('GET','/metrics')\n"
+        " c.getresponse().read(); c.close()\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def rowdies() -> Iterator[None]:
+    """200 clients that misbehave."""
+    argv = [sys.executable, "-m", "tests.netns.rowdies", str(PORT), "200", "120"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def bench(count: int, idle: float) -> None:
+    """Everything, with so many VIPs."""
+    with tempfile.TemporaryDirectory() as folder, Watcher() as watcher:
+        agent = Agent(Path(folder), vips(count))
+        started = time.perf_counter()
+        with agent:
+            row(f"{count} VIPs: exec to READY=1 (first start)", f"{(time.perf_counter() - started) * 1000:.0f} ms")
+            agent.serving()
+            row(f"{count} VIPs: exec to the first answer of HTTP", f"{(time.perf_counter() - started) * 1000:.0f} ms")
+            targets = cycle(addresses(count))  # never one of them ten times in a minute: that would be a fight
+            row(f"{count} VIPs: memory", f"{rss(agent.pid):.1f} MB")
+            row(f"{count} VIPs: scrape", times(alone, 8))
+            row(f"{count} VIPs: memory after scrapes", f"{rss(agent.pid):.1f} MB")
+
+            def repair(watcher: Watcher = watcher, targets: Iterator[str] = targets) -> float:
+                time.sleep(0.1)
+                return watcher.repair(next(targets))
+
+            row(f"{count} VIPs: repair, quiet", times(repair, REPAIRS))
+            with scrapers():
+                row(f"{count} VIPs: repair, two scrapers without a pause", times(repair, REPAIRS))
+            with rowdies():
+                row(f"{count} VIPs: repair, 200 misbehaving clients", times(repair, REPAIRS))
+                row(f"{count} VIPs: scrape, 200 misbehaving clients", times(scrape, 8))
+                row(f"{count} VIPs: memory, 200 misbehaving clients", f"{rss(agent.pid):.1f} MB")
+            time.sleep(1)
+            before, switches, at = cpu(agent.pid), wakeups(agent.pid), time.monotonic()
+            time.sleep(idle)
+            spent, minutes = cpu(agent.pid) - before, (time.monotonic() - at) / 60
+            row(f"{count} VIPs: idle, processor seconds in 10 minutes", f"{spent / minutes * 10:.2f}")
+            row(f"{count} VIPs: idle, wake-ups a minute", f"{(wakeups(agent.pid) - switches) / minutes:.0f}")
+            row(f"{count} VIPs: threads", str(len(list(Path(f"/proc/{agent.pid}/task").iterdir()))))
+        Path(folder, "again").mkdir()
+        again = Agent(Path(folder, "again"), vips(count))
+        started = time.perf_counter()
+        with again:
+            row(f"{count} VIPs: exec to READY=1 (all in place)", f"{(time.perf_counter() - started) * 1000:.0f} ms")
+
+
+if __name__ == "__main__":
+    for vips_count in (10, 10_000):
+        bench(vips_count, float(sys.argv[1]) if len(sys.argv) > 1 else 60.0)

@@ -1,0 +1,104 @@
+"""What is answered to a path."""
+
+from __future__ import annotations
+
+import json
+
+from dsr_agent.service.answers import Answers
+from dsr_agent.service.board import Board
+from dsr_agent.state.actions import Problem
+from dsr_agent.state.errors import NotPermitted, NotYet
+from dsr_agent.state.model import ROUTES, LinkKey, SysctlKey, TunnelKey
+from dsr_agent.state.report import Report, Result
+from tests.unit.service.reports import VIP1, VIP2, desired, observed, report
+
+
+class Clock:
+    """A steady clock."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def answers(*reports: Report, clock: Clock | None = None) -> Answers:
+    """Answers after these passes."""
+    board = Board(clock=clock or Clock())
+    for each in reports:
+        board.add(each)
+    return Answers(board)
+
+
+def said(found: Answers, path: str) -> tuple[int, str]:
+    """Status and text."""
+    answer = found(path)
+    return answer.status, answer.body.decode().rstrip("\n")
+
+
+def test_nothing_is_ready_before_the_first_pass() -> None:
+    assert said(answers(), "/readyz") == (503, "the first pass has not ended yet")
+    assert answers()("/livez").status == 200
+
+
+def test_all_is_ready_when_all_is_as_the_file_says() -> None:
+    found = answers(report())
+    assert said(found, "/readyz") == (200, "ok")
+    assert said(found, f"/readyz/{VIP1}") == (200, "ok")
+    assert found("/readyz/192.0.2.99").status == 404
+    assert found("/readyz/").status == 404
+
+
+def test_a_vip_that_is_missing_is_not_ready_and_the_other_is() -> None:
+    found = answers(report(found_missing=(VIP1,), result=Result.FAILED, error=NotPermitted("may not")))
+    assert said(found, "/readyz") == (503, f"{VIP1}/32 on lo: may not")
+    assert said(found, f"/readyz/{VIP1}") == (503, f"{VIP1}/32 on lo: may not")
+    assert found("/readyz/2001:db8::10").status == 200
+    assert found("/readyz/2001:DB8:0:0::10").status == 200
+
+
+def test_a_vip_is_not_ready_when_its_tunnel_is_not() -> None:
+    two = desired(VIP1, tunnels=("a", "b"))
+    saw = observed(VIP1, links=("a", "b"), rp_filter=0)
+    for key in (TunnelKey("a"), LinkKey("a"), LinkKey("a.new"), SysctlKey("net/ipv4/conf/a/rp_filter"), ROUTES):
+        found = answers(report(problems=(Problem(key, NotYet("not yet")),), wanted=two, saw=saw))
+        assert said(found, f"/readyz/{VIP1}") == (503, f"{key}: not yet"), key
+
+
+def test_a_vip_is_ready_whatever_becomes_of_a_tunnel_it_does_not_use() -> None:
+    two = desired(VIP1, tunnels=("a", "b"))
+    only_a = desired(VIP1, tunnels=("a",))
+    mixed = type(two)(tunnels=two.tunnels, vips=only_a.vips, addresses=only_a.addresses, silence_arp=False)
+    found = answers(report(problems=(Problem(TunnelKey("b"), NotYet("no")),), wanted=mixed, saw=observed(VIP1)))
+    assert found(f"/readyz/{VIP1}").status == 200
+    assert found("/readyz").status == 503
+
+
+def test_a_loop_that_is_stuck_is_neither_alive_nor_ready() -> None:
+    clock = Clock()
+    found = answers(report(), clock=clock)
+    clock.now = 61.0
+    assert said(found, "/livez") == (503, "the loop has not turned for 61 s")
+    assert found("/readyz").status == 503
+    assert found(f"/readyz/{VIP1}").status == 503
+
+
+def test_many_reasons_are_counted() -> None:
+    problems = tuple(Problem(LinkKey(f"l{number}"), NotYet("no")) for number in range(60))
+    lines = said(answers(report(problems=problems)), "/readyz")[1].splitlines()
+    assert len(lines) == 51
+    assert lines[-1] == "... and 10 more (/status has all)"
+
+
+def test_status_says_what_the_reconciler_knows() -> None:
+    found = answers(report(found_missing=(VIP1,), result=Result.FAILED, error=NotPermitted("may not")))
+    body = json.loads(found("/status").body)
+    assert body["in_sync"] is False
+    assert body["agent"]["undone"] == {f"{VIP1}/32 on lo": ["may not"]}
+    assert [vip["address"] for vip in body["vips"]] == [VIP1, VIP2]
+    assert body["agent"]["reload"]["successful"] is True
+
+
+def test_unknown_paths_say_which_there_are() -> None:
+    for path in ("/", "/metric", "/readyzx", "/status/x", "/%2e%2e/etc/passwd"):
+        assert said(answers(report()), path) == (404, "/metrics /livez /readyz /readyz/VIP /status")

@@ -1,0 +1,187 @@
+"""The exported metrics: names, types, labels and help are a promise, and the values are what was looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from dsr_agent.kernel.stats import Counted, Received
+from dsr_agent.service.answers import Answers
+from dsr_agent.service.board import Board
+from dsr_agent.service.families import FAMILIES
+from dsr_agent.service.metrics import Doors, Metrics, Sources
+from dsr_agent.state.actions import Problem
+from dsr_agent.state.errors import NotYet
+from dsr_agent.state.model import TunnelKey
+from dsr_agent.state.report import Report, Result
+from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
+
+GOLDEN = Path(__file__).parent / "metrics.txt"
+README = Path(__file__).parents[3] / "README.md"
+PROTOCOLS = {
+    ("TcpExt", "IPReversePathFilter"): 3,
+    ("Ip", "InUnknownProtos"): 4,
+    ("Icmp", "OutDestUnreachs"): 5,
+    ("Ip", "ReasmFails"): 6,
+}
+
+
+class World:
+    """A board, counters that can be set, and the page that a scrape gets."""
+
+    def __init__(self, *reports: Report) -> None:
+        self.board = Board(wall=lambda: 1000.0)
+        for each in reports:
+            self.board.add(each)
+        self.received: dict[str, Received] = {}
+        self.protocols = dict(PROTOCOLS)
+        self.lost = 0
+        self.doors = Doors(listening={"127.0.0.1:9177": True})
+        sources = Sources(self._counters, list, lambda: self.protocols, lambda: self.lost, Answers(self.board).wanted)
+        self._metrics = Metrics(self.board, sources, self.doors)
+
+    def _counters(self, names: Iterable[str]) -> dict[str, Counted]:
+        return {name: Counted(name, 5, self.received[name]) for name in names if name in self.received}
+
+    def page(self, accept: str = "") -> str:
+        """What a scrape gets."""
+        return self._metrics.render(accept)[1].decode()
+
+    def value(self, series: str) -> float:
+        """One value of it."""
+        found = re.search(rf"^{re.escape(series)} (\S+)$", self.page(), re.MULTILINE)
+        assert found, series
+        return float(found.group(1))
+
+
+def full() -> World:
+    """A world that exports everything there is."""
+    world = World(report())
+    world.received["dsr-ipip"] = Received(packets=1)
+    world.page()
+    world.received["dsr-ipip"] = Received(packets=2)
+    return world
+
+
+def described(page: str) -> list[str]:
+    """``name{labels} type help`` of every family of ours on *page*."""
+    lines = []
+    for family in text_string_to_metric_families(page):
+        if family.name.startswith("dsr_"):
+            counter = family.type == "counter"
+            labels = {name for sample in family.samples for name in sample.labels} - {"le"}
+            name = family.name + "_total" * counter
+            lines.append(f"{name} {family.type} {{{', '.join(sorted(labels))}}} {family.documentation}")
+    return sorted(lines)
+
+
+def test_names_types_labels_and_help_are_as_promised() -> None:
+    assert described(full().page()) == GOLDEN.read_text().splitlines(), (
+        "the metrics are an interface: is the change meant? Then change metrics.txt, the README, the rules and the "
+        "dashboards with it"
+    )
+
+
+def test_the_table_in_the_readme_has_them_all() -> None:
+    table = {
+        match.group(1): (match.group(2), match.group(3))
+        for match in re.finditer(r"^\| `(dsr_\w+)` \| (\w+) \| (.*?) \|", README.read_text(), re.MULTILINE)
+    }
+    wanted = {
+        name: (family.type, " ".join(f"`{label}`" for label in family.labels)) for name, family in FAMILIES.items()
+    }
+    assert table == wanted
+
+
+def test_there_is_a_value_for_everything_before_anything_has_happened() -> None:
+    page = World().page()
+    missing = [name for name in FAMILIES if f"# TYPE {name.removesuffix('_total')}" not in page]
+    assert missing == []
+    assert "\ndsr_in_sync 0.0\n" in page
+
+
+def test_in_sync_and_what_is_not() -> None:
+    assert full().value("dsr_in_sync") == 1
+    world = World(report(problems=(Problem(TunnelKey("dsr-ipip"), NotYet("no")),)))
+    assert world.value("dsr_in_sync") == 0
+    assert world.value('dsr_out_of_sync{object="tunnel"}') == 1
+    assert world.value('dsr_out_of_sync{object="vip"}') == 0
+
+
+def test_vips() -> None:
+    world = World(report(found_missing=(VIP2,), result=Result.FAILED, saw=observed(VIP1)))
+    assert world.value(f'dsr_vip_present{{vip="{VIP1}"}}') == 1
+    assert world.value(f'dsr_vip_present{{vip="{VIP2}"}}') == 0
+    assert world.value("dsr_vips_declared") == 2
+
+
+def test_a_tunnel_is_up_when_its_link_is_there_ours_and_up() -> None:
+    assert World(report()).value('dsr_tunnel_up{tunnel="dsr-ipip"}') == 1
+    assert World(report(saw=observed(up=False))).value('dsr_tunnel_up{tunnel="dsr-ipip"}') == 0
+    assert World(report(saw=observed(links=()))).value('dsr_tunnel_up{tunnel="dsr-ipip"}') == 0
+
+
+def test_what_tunnels_received_and_refused() -> None:
+    world = World(report())
+    world.received["dsr-ipip"] = Received(10, 1000, errors=15, dropped=9, length=1, crc=2, frame=3, fifo=4)
+    assert world.value('dsr_tunnel_decapsulated_packets_total{tunnel="dsr-ipip"}') == 10
+    assert world.value('dsr_tunnel_decapsulated_bytes_total{tunnel="dsr-ipip"}') == 1000
+    reasons = {"crc": 2, "fifo": 4, "frame": 3, "length": 1, "dropped": 9, "other": 5}
+    for reason, count in reasons.items():
+        assert world.value(f'dsr_tunnel_receive_errors_total{{reason="{reason}",tunnel="dsr-ipip"}}') == count
+
+
+def test_the_last_decapsulation_is_known_once_the_counter_was_seen_to_grow() -> None:
+    world = World(report())
+    world.received["dsr-ipip"] = Received(packets=1)
+    assert "dsr_tunnel_last_decapsulation_timestamp_seconds{" not in world.page()
+    world.received["dsr-ipip"] = Received(packets=2)
+    assert world.value('dsr_tunnel_last_decapsulation_timestamp_seconds{tunnel="dsr-ipip"}') == 1000
+
+
+def test_a_sysctl_is_told_as_the_kernel_goes_by_it() -> None:
+    world = World(report(saw=observed(rp_filter=0)))
+    assert world.value('dsr_sysctl_effective{device="dsr-ipip",sysctl="rp_filter"}') == 1, "all says 1"
+    assert World(report()).value('dsr_sysctl_effective{device="dsr-ipip",sysctl="rp_filter"}') == 2
+    assert world.value('dsr_sysctl_effective{device="dsr-ipip",sysctl="forwarding"}') == 0
+
+
+def test_the_file() -> None:
+    world = full()
+    assert world.value("dsr_config_last_reload_successful") == 1
+    world.board.file_refused(("no",))
+    assert world.value("dsr_config_last_reload_successful") == 0
+    assert world.value("dsr_config_last_reload_success_timestamp_seconds") == 1000
+
+
+def test_drift_repairs_and_fights() -> None:
+    fought = Report(report().scope, desired=desired(VIP1), observed=observed(VIP1), fights={key(VIP1): 12})
+    world = World(report(found_missing=(VIP1,)), fought)
+    assert world.value('dsr_drift_total{object="vip"}') == 1
+    assert world.value('dsr_repairs_total{object="vip",result="done"}') == 1
+    assert world.value("dsr_repair_duration_seconds_count") == 1
+    assert world.value('dsr_fights{object="vip"}') == 1
+    assert world.value('dsr_pass_duration_seconds_count{cause="drift"}') == 2
+
+
+def test_what_the_host_counts() -> None:
+    world = full()
+    world.lost = 2
+    assert world.value("dsr_reverse_path_drops_total") == 3
+    assert world.value("dsr_unknown_protocol_packets_total") == 4
+    assert world.value("dsr_icmp_unreachables_sent_total") == 5
+    assert world.value("dsr_reassembly_failures_total") == 6
+    assert world.value("dsr_netlink_events_lost_total") == 2
+    world.protocols.clear()
+    assert "dsr_reverse_path_drops_total 3" not in world.page(), "what cannot be read is not made up"
+
+
+def test_no_label_ever_names_a_client() -> None:
+    assert not {label for family in FAMILIES.values() for label in family.labels} & {"client", "source", "remote", "ip"}
+
+
+def test_both_formats() -> None:
+    assert full().page("application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
