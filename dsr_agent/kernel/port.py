@@ -33,7 +33,8 @@ class Kernel(Protocol):
         """
         Do *actions* in order; one outcome each, in the same order. Never raises for what the kernel refuses.
 
-        Already so, or already gone, is success. One failure does not stop the rest.
+        Already so, or already gone, is success. One failure does not stop the rest. `observe` once before: that is
+        how links get to be known.
         """
         ...
 
@@ -41,7 +42,8 @@ class Kernel(Protocol):
         """
         Wait until the kernel announces something (or announcements were lost), then return all that has come.
 
-        What this process did itself is left out. Cancelling it loses nothing.
+        What this process did itself is left out where the kernel says who asked (IPv4 addresses); elsewhere it costs
+        one more look that finds nothing to do. Cancelling it loses nothing.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from ipaddress import ip_address
@@ -184,8 +185,11 @@ def test_nothing_is_left_open_or_running(config: Path) -> None:
 
 def sockets(agent: Agent) -> list[str]:
     """The sockets, pipes and so on that the agent has open."""
-    folder = Path(f"/proc/{agent.process.pid}/fd")
-    return sorted(link for entry in folder.iterdir() if "[" in (link := os.readlink(entry)))
+    found = []
+    for entry in Path(f"/proc/{agent.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a file that it read and closed just now
+            found.append(os.readlink(entry))
+    return sorted(link for link in found if "[" in link)
 
 
 def repair(agent: Agent) -> None:
