@@ -136,6 +136,7 @@ def test_another_encapsulation_under_the_same_name(order: tuple[str, str], serve
     first, then = order
     vips = vip(IPIP) + vip(GRE)
     with Agent(RS1, tunnel(first, name="edge") + vips) as agent:
+        agent.settle()
         with Stream(address[first], PORT) as old, Stream(address[then], PORT) as new:
             asked, done = change_over(agent, old, new, tunnel(then, name="edge") + vips)
             old.finish()
