@@ -46,7 +46,7 @@ _VERBS: dict[str, tuple[str, str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         code: int = asyncio.run(_COMMANDS[arguments.verb](arguments))
     except ConfigError as error:
@@ -62,13 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line; completions are made from it, too."""
+    made = argparse.ArgumentParser(
         prog="dsr-agent",
         description="Keeps a real server behind a Direct Server Return load balancer able to answer.",
         epilog="Exit codes: 0 fine, 1 not in sync or a check failed, 2 wrong usage or a file that cannot be used.",
     )
-    parser.add_argument("--version", action="version", version=f"dsr-agent {__version__}")
+    made.add_argument("--version", action="version", version=f"dsr-agent {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--config",
@@ -78,10 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the file (default: $DSR_AGENT_CONFIG or {DEFAULT_CONFIG})",
     )
     common.add_argument("--json", action="store_true", help="print JSON")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = made.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, (what, more) in _VERBS.items():
         verbs.add_parser(verb, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}. {more}")
-    return parser
+    return made
 
 
 # --- the verbs ------------------------------------------------------------------------------------------------------

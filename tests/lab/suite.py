@@ -149,6 +149,11 @@ def fake(options: Options) -> Outcome:
     return pytest_here("fake", options, [])
 
 
+def packages(options: Options) -> Outcome:
+    """What packaging/build makes, before anybody installs it."""
+    return pytest_here("packages", options, [])
+
+
 def netns(options: Options) -> Outcome:
     """This host's kernel, in namespaces.
 
@@ -237,8 +242,15 @@ def lab(options: Options, wanted: list[str]) -> Iterator[Outcome]:
             yield job.finish(status)
 
 
-INNER: dict[str, Callable[[Options], Outcome]] = {"lint": lint, "unit": unit, "fake": fake, "netns": netns}
+INNER: dict[str, Callable[[Options], Outcome]] = {
+    "lint": lint,
+    "unit": unit,
+    "fake": fake,
+    "netns": netns,
+    "packages": packages,
+}
 LAB = ("lab-fast", "lab-reference")
+INSTALLED = ("installed-13", "installed-12")
 
 
 def run(wanted: list[str], options: Options) -> Iterator[Outcome]:
@@ -253,6 +265,21 @@ def run(wanted: list[str], options: Options) -> Iterator[Outcome]:
     machines = [name for name in LAB if name in wanted]
     if machines:
         yield from lab(options, machines)
+    for name in INSTALLED:
+        if name in wanted:
+            heading(name, "the package on a Debian machine, under its systemd")
+            yield installed(name, options)
+
+
+def installed(name: str, options: Options) -> Outcome:
+    """The package on a machine with nothing else."""
+    from tests.installed import slice as machine
+
+    try:
+        lanes.choose("qemu")
+        return machine.run(name, options)
+    except LaneError as reason:
+        return Outcome(name, failed=1, notes=[f"cannot run: {reason}"])
 
 
 def table(outcomes: list[Outcome]) -> None:
@@ -268,7 +295,7 @@ def table(outcomes: list[Outcome]) -> None:
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """The command line, and which slices it names."""
     parser = argparse.ArgumentParser(prog="tests/run", description="All tests, or the slices named.")
-    names = [*INNER, "lab", *LAB]
+    names = [*INNER, "lab", *LAB, "installed", *INSTALLED]
     parser.add_argument("slice", nargs="*", metavar="SLICE", help=", ".join(names))
     parser.add_argument("--long", action="store_true", help="the longer campaigns too")
     parser.add_argument("-k", metavar="EXPR", help="only tests that match (as in pytest)")
@@ -283,8 +310,10 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     wanted = set(options.slice or names)
     if "lab" in wanted:
         wanted |= set(LAB)
+    if "installed" in wanted:
+        wanted |= set(INSTALLED)
     options.pytest = (*(["-k", options.k] if options.k else []), *theirs)
-    return options, [name for name in (*INNER, *LAB) if name in wanted]
+    return options, [name for name in (*INNER, *LAB, *INSTALLED) if name in wanted]
 
 
 def main() -> int:

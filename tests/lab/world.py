@@ -61,18 +61,23 @@ def world(virtuals: Sequence[Virtual] = (), *, server_rp_filter: int = 0, home: 
 
     The one called *home* is the machine's own first namespace, where its systemd and udev live.
     """
-    spaces.delete(SPACES)
-    spaces.create((name for name in SPACES if name != home), home)
     try:
-        for name in SERVERS:  # before the links are made, so that they inherit it
-            set_sysctls(name, {f"ipv4/conf/{conf}/rp_filter": server_rp_filter for conf in ("all", "default")})
-        for name in SPACES:  # nobody has anybody else's address here
-            set_sysctls(name, {"ipv6/conf/default/accept_dad": 0})
-        _join()
-        serve(virtuals)
+        build(virtuals, server_rp_filter=server_rp_filter, home=home)
         yield
     finally:
         spaces.delete(SPACES)
+
+
+def build(virtuals: Sequence[Virtual] = (), *, server_rp_filter: int = 0, home: str = "") -> None:
+    """The same, to stay."""
+    spaces.delete(SPACES)
+    spaces.create((name for name in SPACES if name != home), home)
+    for name in SERVERS:  # before the links are made, so that they inherit it
+        set_sysctls(name, {f"ipv4/conf/{conf}/rp_filter": server_rp_filter for conf in ("all", "default")})
+    for name in SPACES:  # nobody has anybody else's address here
+        set_sysctls(name, {"ipv6/conf/default/accept_dad": 0})
+    _join()
+    serve(virtuals)
 
 
 def _join() -> None:

@@ -19,6 +19,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--profile", choices=["lean", "full"], default="lean", help="full: udev and networkd as shipped"
     )
+    parser.add_argument("--debian", choices=["13", "12"], default="13", help="of the qemu lane")
+    parser.add_argument("--reboots", action="store_true", help="a reboot inside does not end the job (qemu lane)")
+    parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="take this along, too")
     parser.add_argument("--timeout", type=float, default=900.0, metavar="S", help="seconds for the whole job")
     parser.add_argument("--memory", type=int, default=1024, metavar="MB")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files the job leaves in out/ go")
@@ -33,7 +36,18 @@ def main() -> int:
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     environment = dict(item.split("=", 1) for item in options.env)
-    job = Job(options.command, options.out, options.timeout, options.profile, environment, options.memory)
+    files = {name: Path(path) for name, path in (item.split("=", 1) for item in options.file)}
+    job = Job(
+        options.command,
+        options.out,
+        options.timeout,
+        options.profile,
+        environment,
+        options.memory,
+        options.debian,
+        options.reboots,
+        files,
+    )
     try:
         result = lanes.run(lanes.choose(options.lane, options.profile), job)
     except LaneError as reason:

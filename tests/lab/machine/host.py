@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from tests.lab.machine.job import LaneError, say
 
-IMAGES = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "zstd": "zstd", "unshare": "util-linux"}
+IMAGES = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "zstd": "zstd", "lz4": "lz4", "unshare": "util-linux"}
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 QEMU = {"qemu-system-x86_64": "qemu-system-x86"}
 MODULES = {"ip": "iproute2", "modprobe": "kmod"}

@@ -32,6 +32,9 @@ class Job:
     profile: str = "lean"
     environment: Mapping[str, str] = field(default_factory=dict)
     memory_mb: int = 1024
+    debian: str = "13"  # for the qemu lane
+    reboots: bool = False  # a reboot inside is part of the job, not its end
+    files: Mapping[str, Path] = field(default_factory=dict)  # more to take along, by name in the copy
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def pack(job: Job, lane: str, target: Path) -> None:
         tar.addfile(entry, io.BytesIO(text))
         for path in repository_files():
             tar.add(REPOSITORY / path, arcname=f"repo/{path}", recursive=False, filter=_as_root)
+        for name, path in sorted(job.files.items()):
+            tar.add(path, arcname=f"repo/{name}", recursive=False, filter=_as_root)
 
 
 def empty_result(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The reference lane: a Debian 13 machine with Debian's own kernel, systemd and udev, under qemu."""
+"""The reference lane: a Debian machine with Debian's own kernel, systemd and udev, under qemu."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ def run(job: Job) -> Result:
 
 
 def _argv(scratch: Path, job: Job) -> list[str]:
-    disk = images.disk()
+    disk = images.disk(images.DEBIANS[job.debian])
     machine = ["-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", str(job.memory_mb)]
-    machine += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]
+    machine += ["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]
+    machine += [] if job.reboots else ["-no-reboot"]
     root = f"file={disk / 'root.ext4'},format=raw,if=none,id=root,snapshot=on"
     machine += ["-drive", root, "-device", "nvme,drive=root,serial=root"]
     for name, readonly in (("job", "on"), ("result", "off")):
