@@ -9,7 +9,7 @@ beside the old one before that goes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dsr_agent.reconcile.resolve import (
@@ -43,7 +43,6 @@ from dsr_agent.state.model import (
     Address,
     AddressKey,
     Desired,
-    Key,
     Link,
     LinkKey,
     Observed,
@@ -375,8 +374,3 @@ def teardown(observed: Observed) -> Plan:
         if owns_address(address) and key.link not in doomed
     ]
     return Plan((*links, *addresses))
-
-
-def keys_of(actions: Collection[Action]) -> frozenset[Key]:
-    """The keys that *actions* change."""
-    return frozenset(action.key for action in actions)
