@@ -88,7 +88,7 @@ class Modules:
 
     def _library(self) -> Path | None:
         for top in ("lib/modules", "usr/lib/modules"):
-            if (path := self._root / top / self._release).is_dir():
+            if os.path.isdir(path := self._root / top / self._release):  # a sandbox may forbid looking: not there
                 return path
         return None
 
