@@ -24,6 +24,7 @@ _CONFIGURATION = (
     "usr/lib/modprobe.d",
     "lib/modprobe.d",
 )
+_LIBRARIES = ("lib/modules", "usr/lib/modules", "run/dsr-agent/modules")  # the last is where the service sees them
 _LOAD_SECONDS = 20.0
 
 
@@ -87,8 +88,8 @@ class Modules:
         )
 
     def _library(self) -> Path | None:
-        for top in ("lib/modules", "usr/lib/modules"):
-            if os.path.isdir(path := self._root / top / self._release):  # a sandbox may forbid looking: not there
+        for top in _LIBRARIES:
+            if os.path.isdir(path := self._root / top / self._release):  # the sandbox lets nobody look into the first
                 return path
         return None
 

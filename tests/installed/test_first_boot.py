@@ -21,7 +21,6 @@ from tests.installed import machine
 from tests.installed.machine import (
     AGENT,
     CONFIG,
-    DEADLINE,
     ONE,
     RATE,
     Journal,
@@ -33,6 +32,7 @@ from tests.installed.machine import (
     reload,
     sh,
     show,
+    systemctl,
     wait_for,
 )
 from tests.installed.network import KEPT, UNITS
@@ -175,6 +175,26 @@ def test_drift_is_repaired_from_inside_the_sandbox(drift: Drift, eye: Eye, ledge
     assert in_sync()
 
 
+def test_who_undid_it_is_seen_from_inside_the_sandbox() -> None:
+    journal = Journal()
+    with subprocess.Popen(["ip", "-batch", "-"], stdin=subprocess.PIPE, text=True) as meddler:
+        assert meddler.stdin
+        print(f"address del {IPIP}/32 dev lo", file=meddler.stdin, flush=True)
+        journal.wait(f"undone by ip (process {meddler.pid})")
+
+
+def test_why_a_module_cannot_be_had_is_seen_from_inside_the_sandbox() -> None:
+    forbidding, journal = Path("/etc/modprobe.d/lab.conf"), Journal()
+    forbidding.write_text("blacklist ip_gre\n")
+    try:
+        run("modprobe", "-r", "ip_gre")
+        journal.wait("module ip_gre is blacklisted in /etc/modprobe.d/lab.conf, line 1")
+    finally:
+        forbidding.unlink()
+    reload()
+    wait_for(in_sync, "the tunnel is back")
+
+
 # --- what happens to a daemon ---------------------------------------------------------------------------------------
 
 
@@ -184,14 +204,14 @@ def back(old: int) -> bool:
 
 
 def restart() -> None:
-    run("systemctl", "restart", AGENT)
+    systemctl("restart")
 
 
 def stop_and_start() -> None:
-    run("systemctl", "stop", AGENT)
+    systemctl("stop")
     assert not active()
     assert on_lo() == set(VIPS)
-    run("systemctl", "start", AGENT)
+    systemctl("start")
 
 
 def kill() -> None:
@@ -228,29 +248,35 @@ def test_no_packet_is_lost_and_the_agent_comes_back(
 
 
 def still_at_work() -> None:
-    """It repairs, and it starts again."""
-    started = time.monotonic()
+    """It repairs: a packet may be lost, as a VIP is missing for a moment."""
     run("ip", "address", "del", f"{IPIP}/32", "dev", "lo")
     wait_for(lambda: on_lo() == set(VIPS), "the VIP is back")
-    assert time.monotonic() - started < DEADLINE / 2
 
 
 def test_a_full_disk(ledger: Ledger) -> None:
-    filler = KEPT / "filler"
+    filler, journal, old = KEPT / "filler", Journal(), pid()
     try:
         subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4M"], capture_output=True, check=False)
         with pytest.raises(OSError, match="No space"):
             (KEPT / "one-more").write_bytes(bytes(1 << 20))
+        still_at_work()
         with streams(rate=RATE) as found:
-            restart()
-            run("systemctl", "reload", AGENT)
+            if int(run("systemctl", "--version").split()[1]) >= 257:
+                restart()
+                systemctl("reload")
+            else:  # it makes the sandbox's /dev in /tmp, on the full disk
+                assert subprocess.run(["systemctl", "restart", AGENT], check=False, capture_output=True).returncode != 0
+                journal.wait("No space left on device")
+                filler.unlink()
+                wait_for(lambda: back(old), "the agent is back")
             tally = total(found)
-        ledger.add("restart and reload with a full disk", None, tally)
-        assert clean(tally)
         still_at_work()
     finally:
-        filler.unlink()
+        filler.unlink(missing_ok=True)
         (KEPT / "one-more").unlink(missing_ok=True)
+    ledger.add("restart with a full disk", None, tally)
+    assert clean(tally)
+    journal.wait("nothing to do, in sync")
 
 
 def test_a_runtime_directory_that_cannot_be_written(ledger: Ledger) -> None:

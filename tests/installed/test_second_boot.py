@@ -20,6 +20,7 @@ from tests.installed.machine import (
     on_lo,
     pid,
     sh,
+    systemctl,
     wait_for,
 )
 from tests.installed.network import SEEN
@@ -75,11 +76,11 @@ def test_an_upgrade_loses_nothing(ledger: Ledger) -> None:
 
 
 def test_teardown_takes_all_away_and_a_start_brings_it_back() -> None:
-    run("systemctl", "stop", AGENT)
+    systemctl("stop")
     assert on_lo() == set(VIPS)
     run("dsr-agent", "teardown")
     assert nothing_is_left()
-    run("systemctl", "start", AGENT)
+    systemctl("start")
     wait_for(lambda: active() and in_sync() and all(answers(address) for address in VIPS), "all is back")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.machine import lanes
+from tests.lab.machine import images, lanes
 from tests.lab.machine.job import NO_RESULT, REPOSITORY, TIMED_OUT, LaneError, say
 
 PROGRAMS = Path(sys.executable).parent
@@ -265,21 +265,22 @@ def run(wanted: list[str], options: Options) -> Iterator[Outcome]:
     machines = [name for name in LAB if name in wanted]
     if machines:
         yield from lab(options, machines)
-    for name in INSTALLED:
-        if name in wanted:
-            heading(name, "the package on a Debian machine, under its systemd")
-            yield installed(name, options)
+    if machines := [name for name in INSTALLED if name in wanted]:
+        yield from installed(machines, options)
 
 
-def installed(name: str, options: Options) -> Outcome:
-    """The package on a machine with nothing else."""
-    from tests.installed import slice as machine
+def installed(names: list[str], options: Options) -> Iterator[Outcome]:
+    """The package on machines with nothing else."""
+    from tests.installed import slice as machines
 
     try:
         lanes.choose("qemu")
-        return machine.run(name, options)
+        for name in names:
+            images.disk(images.DEBIANS[machines.NAMES[name]])
     except LaneError as reason:
-        return Outcome(name, failed=1, notes=[f"cannot run: {reason}"])
+        yield from (Outcome(name, failed=1, notes=[f"cannot run: {reason}"]) for name in names)
+        return
+    yield from machines.run(names, options)
 
 
 def table(outcomes: list[Outcome]) -> None:
