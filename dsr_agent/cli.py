@@ -24,9 +24,9 @@ from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
 from dsr_agent.reconcile.plan import teardown
 from dsr_agent.service import daemon, notify
 from dsr_agent.service.clock import SteadyClock
-from dsr_agent.service.doors import default_socket
 from dsr_agent.service.instance import Instance, running
 from dsr_agent.service.status import Status
+from dsr_agent.service.web.sockets import default_socket
 from dsr_agent.state.errors import ConfigError, DsrError
 from dsr_agent.state.model import EVERYTHING
 
@@ -139,9 +139,9 @@ async def _status(arguments: argparse.Namespace) -> int:
     async with Host() as host:
         _, observed = await plan_now(host, loaded.desired)
     status = Status.of(loaded.desired, observed, running())
-    from dsr_agent.service import asking  # noqa: PLC0415  an HTTP client is for this verb only
+    from dsr_agent.service.web import client  # noqa: PLC0415  an HTTP client is for this verb only
 
-    says = asking.status(loaded.settings.http.socket or default_socket(os.environ), status.running)
+    says = client.status(loaded.settings.http.socket or default_socket(os.environ), status.running)
     if arguments.json:
         _print_json(printing.status_json(status, says))
     else:

@@ -1,5 +1,5 @@
 """
-What the loop shows to everybody else in this process: the picture, the tally, the file, and that it turns.
+What the loop shows to everybody else in this process: the overview, the counts, the file, and that it turns.
 
 The loop writes and never waits; whoever reads is in another thread and gets whole values.
 """
@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dsr_agent.service.picture import Picture
-from dsr_agent.service.tally import Tally
+from dsr_agent.service.event_counts import EventCounts
+from dsr_agent.service.overview import Overview
 from dsr_agent.state.report import Report
 
 
@@ -41,8 +41,8 @@ class Board:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     patience: float = 60.0
-    picture: Picture = field(default_factory=Picture)
-    tally: Tally = field(default_factory=Tally)
+    overview: Overview = field(default_factory=Overview)
+    counts: EventCounts = field(default_factory=EventCounts)
 
     def __post_init__(self) -> None:
         self.started_at = self.wall()
@@ -51,8 +51,8 @@ class Board:
 
     def add(self, report: Report) -> None:
         """A pass has ended."""
-        self.tally.add(report, self.picture.undone)
-        self.picture = self.picture.after(report)
+        self.counts.add(report, self.overview.undone)
+        self.overview = self.overview.after(report)
 
     def turned(self) -> None:
         """The loop has come round."""
@@ -78,30 +78,30 @@ class Board:
         return self.turn_age <= self.patience
 
 
-def sentence(picture: Picture, file: FileState) -> str:
+def sentence(overview: Overview, file: FileState) -> str:
     """How it goes, in one line, for ``systemctl status``."""
-    tunnels, vips = len(picture.desired.tunnels), len(picture.desired.vips)
-    if not picture.passes:
+    tunnels, vips = len(overview.desired.tunnels), len(overview.desired.vips)
+    if not overview.passes:
         text = "starting"
-    elif picture.in_sync:
+    elif overview.in_sync:
         text = f"in sync: {tunnels} tunnel{'s' * (tunnels != 1)}, {vips} VIP{'s' * (vips != 1)}"
     else:
-        key, reasons = next(iter(picture.undone.items()))
-        more = f" (and {len(picture.undone) - 1} more)" if len(picture.undone) > 1 else ""
-        text = f"not in sync: {_named(picture, key)}: {reasons[0]}{more}"
-    if picture.fights:
-        text += f"; somebody keeps undoing {_several(picture)}"
+        key, reasons = next(iter(overview.undone.items()))
+        more = f" (and {len(overview.undone) - 1} more)" if len(overview.undone) > 1 else ""
+        text = f"not in sync: {_named(overview, key)}: {reasons[0]}{more}"
+    if overview.fights:
+        text += f"; somebody keeps undoing {_several(overview)}"
     if not file.good:
         text += f"; the file cannot be used, going on as before: {file.refusals[0]}"
     return " ".join(text.split())
 
 
-def _several(picture: Picture) -> str:
-    first = next(iter(picture.fights))
-    return _named(picture, first) + (f" and {len(picture.fights) - 1} more" if len(picture.fights) > 1 else "")
+def _several(overview: Overview) -> str:
+    first = next(iter(overview.fights))
+    return _named(overview, first) + (f" and {len(overview.fights) - 1} more" if len(overview.fights) > 1 else "")
 
 
-def _named(picture: Picture, key: object) -> str:
-    if key in picture.desired.vips:
+def _named(overview: Overview, key: object) -> str:
+    if key in overview.desired.vips:
         return f"VIP {key}"
-    return f"tunnel {key}" if str(key) in picture.desired.tunnels else str(key)
+    return f"tunnel {key}" if str(key) in overview.desired.tunnels else str(key)

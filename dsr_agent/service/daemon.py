@@ -26,7 +26,7 @@ from dsr_agent.state.errors import ConfigError
 from dsr_agent.state.report import Cause, Report
 
 if TYPE_CHECKING:
-    from dsr_agent.service.web import Web
+    from dsr_agent.service.web.server import Web
 
 log = logging.getLogger("dsr_agent")
 
@@ -103,11 +103,11 @@ class Daemon:
             log.exception("HTTP and metrics cannot be served", extra=carrying(Kind.HTTP))
 
     def _make_web(self) -> Web:
-        from dsr_agent.service import serving  # noqa: PLC0415  as long as all other imports together
+        from dsr_agent.service.web import assembly  # noqa: PLC0415  as long as all other imports together
 
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        web = serving.web(self._board, self._host.farewells, lambda: self._host.announcements_lost)
-        web.start(serving.wanted(self._loaded.settings))
+        web = assembly.web(self._board, self._host.farewells, lambda: self._host.announcements_lost)
+        web.start(assembly.wanted(self._loaded.settings))
         return web
 
     def _reload(self) -> None:
@@ -128,16 +128,16 @@ class Daemon:
         self._narrator.reload(fresh.desired)
         self._reconciler.reload(fresh.desired, self._rhythm(fresh))
         if self._web:
-            from dsr_agent.service import serving  # noqa: PLC0415  imported already, where there is a web
+            from dsr_agent.service.web import assembly  # noqa: PLC0415  imported already, where there is a web
 
-            self._web.change(serving.wanted(fresh.settings))
+            self._web.change(assembly.wanted(fresh.settings))
 
     def _stop(self) -> None:
         self._notifier.stopping()
         self._reconciler.stop()
 
     def _sentence(self) -> str:
-        return sentence(self._board.picture, self._board.file)
+        return sentence(self._board.overview, self._board.file)
 
     def _rhythm(self, loaded: Loaded) -> Rhythm:
         """How often to look without being told, as the file says, and to turn, as the watchdog wants."""

@@ -88,7 +88,7 @@ def scrapers() -> Iterator[None]:
 @contextmanager
 def rowdies() -> Iterator[None]:
     """200 clients that misbehave."""
-    argv = [sys.executable, "-m", "tests.netns.rowdies", str(PORT), "200", "120"]
+    argv = [sys.executable, "-m", "tests.netns.hostile_clients", str(PORT), "200", "120"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE)
     assert process.stdout
     process.stdout.readline()

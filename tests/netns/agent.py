@@ -23,7 +23,7 @@ from dsr_agent.cli import main
 _PATIENCE = 30.0
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What a verb came to."""
 
     code: int
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
         return json.loads(self.out)
 
 
-def dsr_agent(*arguments: str, config: Path | None = None) -> Answer:
+def dsr_agent(*arguments: str, config: Path | None = None) -> Response:
     """Run one verb to its end, in this process: starting another one takes longer than the verb."""
     words = [*arguments, *(["--config", str(config)] if config else [])]
     out, err = io.StringIO(), io.StringIO()
@@ -45,14 +45,14 @@ def dsr_agent(*arguments: str, config: Path | None = None) -> Answer:
             code = main(words)
         except SystemExit as ended:
             code = int(ended.code or 0)
-    return Answer(code, out.getvalue(), err.getvalue())
+    return Response(code, out.getvalue(), err.getvalue())
 
 
-def process(*arguments: str, config: Path, prefix: tuple[str, ...] = ()) -> Answer:
+def process(*arguments: str, config: Path, prefix: tuple[str, ...] = ()) -> Response:
     """Run one verb to its end, in a process of its own; *prefix* are words before the command."""
     words = [*prefix, sys.executable, "-m", "dsr_agent", *arguments, "--config", str(config)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=_environment(config))
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return Response(done.returncode, done.stdout, done.stderr)
 
 
 def _environment(config: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ DEADLINE = 30.0
 PORT = 9177
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What HTTP said."""
 
     status: int
@@ -53,17 +53,17 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(connection: http.client.HTTPConnection, path: str, method: str = "GET", **headers: str) -> Answer:
+def ask(connection: http.client.HTTPConnection, path: str, method: str = "GET", **headers: str) -> Response:
     """One request on a connection of its own."""
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
-        return Answer(answer.status, dict(answer.getheaders()), answer.read().decode("utf-8", "replace"))
+        return Response(answer.status, dict(answer.getheaders()), answer.read().decode("utf-8", "replace"))
     finally:
         connection.close()
 
 
-def get(path: str, host: str = "127.0.0.1", port: int = PORT) -> Answer:
+def get(path: str, host: str = "127.0.0.1", port: int = PORT) -> Response:
     """Ask over TCP."""
     return ask(http.client.HTTPConnection(host, port, timeout=DEADLINE), path)
 
@@ -160,7 +160,7 @@ class Agent:
         """Wait until HTTP is to be had, which comes after the data plane."""
         self.until(lambda: get("/livez", host, port), "HTTP")
 
-    def unix(self, path: str, method: str = "GET") -> Answer:
+    def unix(self, path: str, method: str = "GET") -> Response:
         """Ask over the unix socket."""
         return ask(_Unix(str(self.folder / "http.sock")), path, method)
 

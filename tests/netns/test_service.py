@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.process import DEADLINE, PORT, Agent, Answer, Watcher, ask, get
+from tests.netns.process import DEADLINE, PORT, Agent, Response, Watcher, ask, get
 from tests.netns.space import sh
 
 VIPS = '[[vip]]\naddress = "192.0.2.10"\n[[vip]]\naddress = "2001:db8::10"\nname = "radius"\n'
@@ -290,7 +290,7 @@ def make_certificates(folder: Path, name: str) -> None:
         openssl("x509", "-req", "-in", f"{who}.csr", "-out", f"{who}.pem", *signed)
 
 
-def get_tls(path: str, folder: Path, *, certificate: bool = True) -> Answer:
+def get_tls(path: str, folder: Path, *, certificate: bool = True) -> Response:
     """Ask over TLS, trusting the authority in *folder* and nobody else."""
     context = ssl.create_default_context(cafile=folder / "ca.pem")
     if certificate:

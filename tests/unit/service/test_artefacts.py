@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dsr_agent.service.families import FAMILIES
+from dsr_agent.service.metrics.families import FAMILIES
 
 PACKAGING = Path(__file__).parents[3] / "packaging"
 RULES = PACKAGING / "prometheus/dsr-agent.rules.yml"

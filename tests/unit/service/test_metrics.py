@@ -9,10 +9,10 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from dsr_agent.kernel.stats import Counted, Received
-from dsr_agent.service.answers import Answers
 from dsr_agent.service.board import Board
-from dsr_agent.service.families import FAMILIES
-from dsr_agent.service.metrics import Doors, Metrics, Sources
+from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
+from dsr_agent.service.metrics.families import FAMILIES
+from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet
 from dsr_agent.state.model import TunnelKey
@@ -39,9 +39,9 @@ class World:
         self.received: dict[str, Received] = {}
         self.protocols = dict(PROTOCOLS)
         self.lost = 0
-        self.doors = Doors(listening={"127.0.0.1:9177": True})
-        sources = Sources(self._counters, list, lambda: self.protocols, lambda: self.lost, Answers(self.board).wanted)
-        self._metrics = Metrics(self.board, sources, self.doors)
+        self.http = HttpCounts(listening={"127.0.0.1:9177": True})
+        sources = Sources(self._counters, list, lambda: self.protocols, lambda: self.lost, Endpoints(self.board).wanted)
+        self._metrics = Metrics(self.board, sources, self.http)
 
     def _counters(self, names: Iterable[str]) -> dict[str, Counted]:
         return {name: Counted(name, 5, self.received[name]) for name in names if name in self.received}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from dsr_agent.service.answers import Answers
 from dsr_agent.service.board import Board
+from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotPermitted, NotYet
 from dsr_agent.state.model import ROUTES, LinkKey, SysctlKey, TunnelKey
@@ -22,15 +22,15 @@ class Clock:
         return self.now
 
 
-def answers(*reports: Report, clock: Clock | None = None) -> Answers:
+def answers(*reports: Report, clock: Clock | None = None) -> Endpoints:
     """Answers after these passes."""
     board = Board(clock=clock or Clock())
     for each in reports:
         board.add(each)
-    return Answers(board)
+    return Endpoints(board)
 
 
-def said(found: Answers, path: str) -> tuple[int, str]:
+def said(found: Endpoints, path: str) -> tuple[int, str]:
     """Status and text."""
     answer = found(path)
     return answer.status, answer.body.decode().rstrip("\n")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dsr_agent.service.crowd import Crowd
+from dsr_agent.service.web.connections import Connections
 
 
-class Guest:
+class Connection:
     """A connection that remembers being closed."""
 
     closed = False
@@ -34,21 +34,21 @@ class Bell:
 
 
 class Room:
-    """A crowd of at most *places*, and what happens to it."""
+    """Connections, at most *places*, and what happens to it."""
 
     def __init__(self, places: int) -> None:
         self.bells: list[Bell] = []
         self.cut: list[str] = []
-        self.crowd = Crowd(places, 10.0, self._later, self.cut.append)
+        self.connections = Connections(places, 10.0, self._later, self.cut.append)
 
     def _later(self, seconds: float, ring: Callable[[], None]) -> Bell:
         self.bells.append(Bell(seconds, ring))
         return self.bells[-1]
 
-    def come(self, address: str) -> Guest:
+    def come(self, address: str) -> Connection:
         """Somebody comes."""
-        guest = Guest()
-        self.crowd.enter(guest, address)
+        guest = Connection()
+        self.connections.enter(guest, address)
         return guest
 
 
@@ -67,7 +67,7 @@ def test_the_oldest_of_whoever_has_most_goes() -> None:
 
     assert [guest.closed for guest in (honest, *many, newcomer)] == [False, True, False, False, False]
     assert room.cut == ["crowd"]
-    assert len(room.crowd) == 4
+    assert len(room.connections) == 4
 
 
 def test_among_equals_the_oldest_goes() -> None:
@@ -84,14 +84,14 @@ def test_time_runs_out_for_everybody() -> None:
     room.bells[0].ring()
     assert guest.closed
     assert room.cut == ["slow"]
-    assert len(room.crowd) == 0
+    assert len(room.connections) == 0
 
 
 def test_who_left_is_not_cut_off_later() -> None:
     room = Room(2)
     guest = room.come("a")
-    room.crowd.leave(guest)
-    room.crowd.leave(guest)
+    room.connections.leave(guest)
+    room.connections.leave(guest)
     room.bells[0].ring()
     assert not guest.closed
     assert room.cut == []

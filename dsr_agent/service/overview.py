@@ -11,7 +11,7 @@ from dsr_agent.state.report import Report
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Overview:
     """
     The last look at everything.
 
@@ -30,10 +30,10 @@ class Picture:
         """Whether there was a pass, and nothing is known to be other than the file says."""
         return self.passes > 0 and not self.undone
 
-    def after(self, report: Report) -> Picture:
-        """The picture with what *report* saw. Costs what the pass touched, not what there is."""
+    def after(self, report: Report) -> Overview:
+        """The overview with what *report* saw. Costs what the pass touched, not what there is."""
         undone = {key: texts for key, texts in self.undone.items() if not looked_at(key, report.scope)}
-        return Picture(
+        return Overview(
             desired=report.desired,
             observed=self._observed(report),
             undone=undone | reasons(report),

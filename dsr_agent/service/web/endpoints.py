@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from dsr_agent import __version__
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
-from dsr_agent.service.picture import Picture
+from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, as_json, keys_of_tunnel
 from dsr_agent.state.model import ROUTES, AddressKey, Key, LinkKey, Vip
 
@@ -23,7 +23,7 @@ _JSON = "application/json"
 _MOST_REASONS = 50
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What goes back."""
 
     status: int
@@ -31,96 +31,100 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def text(status: int, lines: list[str]) -> Answer:
+def text(status: int, lines: list[str]) -> Response:
     """An answer in words."""
     shown = lines[:_MOST_REASONS]
     if len(lines) > len(shown):
         shown.append(f"... and {len(lines) - len(shown)} more (/status has all)")
-    return Answer(status, _TEXT, ("\n".join(shown) + "\n").encode())
+    return Response(status, _TEXT, ("\n".join(shown) + "\n").encode())
 
 
 NOT_FOUND = text(404, ["/metrics /livez /readyz /readyz/VIP /status"])
 NOT_ALLOWED = text(405, ["GET or HEAD"])
 
 
-class Answers:
-    """Answers from the board. What is worked out from a picture is kept until there is another one."""
+class Endpoints:
+    """Answers from the board. What is worked out from a overview is kept until there is another one."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._picture: Picture | None = None
-        self._status = Status.of(board.picture.desired, board.picture.observed, os.getpid())
+        self._overview: Overview | None = None
+        self._status = Status.of(board.overview.desired, board.overview.observed, os.getpid())
 
-    def status_of(self, picture: Picture) -> Status:
-        """*picture*, worked out."""
-        if picture is not self._picture:
-            self._status = Status.of(picture.desired, picture.observed, os.getpid())
-            self._picture = picture
+    def status_of(self, overview: Overview) -> Status:
+        """*overview*, worked out."""
+        if overview is not self._overview:
+            self._status = Status.of(overview.desired, overview.observed, os.getpid())
+            self._overview = overview
         return self._status
 
-    def wanted(self, picture: Picture) -> Wanted:
-        """What the tunnels of *picture* come to."""
-        return self.status_of(picture).wanted
+    def wanted(self, overview: Overview) -> Wanted:
+        """What the tunnels of *overview* come to."""
+        return self.status_of(overview).wanted
 
-    def __call__(self, path: str) -> Answer:
+    def __call__(self, path: str) -> Response:
         """The answer to *path*, metrics excepted."""
-        exact: dict[str, Callable[[], Answer]] = {"/livez": self.livez, "/readyz": self.readyz, "/status": self.status}
+        exact: dict[str, Callable[[], Response]] = {
+            "/livez": self.livez,
+            "/readyz": self.readyz,
+            "/status": self.status,
+        }
         if path in exact:
             return exact[path]()
         if path.startswith("/readyz/"):
             return self.readyz_of(unquote(path.removeprefix("/readyz/")))
         return NOT_FOUND
 
-    def livez(self) -> Answer:
+    def livez(self) -> Response:
         """Whether the loop turns."""
         age = self._board.turn_age
         if self._board.alive:
             return text(200, [f"ok: the loop turned {age:.1f} s ago"])
         return text(503, [f"the loop has not turned for {age:.0f} s"])
 
-    def readyz(self) -> Answer:
+    def readyz(self) -> Response:
         """Whether everything is as the file says, now."""
-        picture = self._board.picture
-        if why := self._not_yet(picture):
+        overview = self._board.overview
+        if why := self._not_yet(overview):
             return text(503, why)
-        if picture.in_sync:
+        if overview.in_sync:
             return text(200, ["ok"])
-        return text(503, [f"{key}: {reason}" for key, reasons in picture.undone.items() for reason in reasons])
+        return text(503, [f"{key}: {reason}" for key, reasons in overview.undone.items() for reason in reasons])
 
-    def readyz_of(self, name: str) -> Answer:
+    def readyz_of(self, name: str) -> Response:
         """Whether one VIP is there, its device and its tunnels."""
-        picture = self._board.picture
-        found = _find(picture, name)
+        overview = self._board.overview
+        found = _find(overview, name)
         if found is None:
             return text(404, [f"no VIP of that name or address: {name[:80]}"])
-        if why := self._not_yet(picture):
+        if why := self._not_yet(overview):
             return text(503, why)
         key, vip = found
         concerned: list[Key] = [key, LinkKey(vip.device), ROUTES]
-        if picture.undone:
-            now = self.status_of(picture)
+        if overview.undone:
+            now = self.status_of(overview)
             concerned += [part for tunnel in vip.tunnels for part in keys_of_tunnel(tunnel, now)]
-        why = [f"{part}: {reason}" for part in dict.fromkeys(concerned) for reason in picture.undone.get(part, ())]
-        if key not in picture.observed.addresses and not why:
+        why = [f"{part}: {reason}" for part in dict.fromkeys(concerned) for reason in overview.undone.get(part, ())]
+        if key not in overview.observed.addresses and not why:
             why = [f"{key}: it is missing"]
         return text(503, why) if why else text(200, ["ok"])
 
-    def _not_yet(self, picture: Picture) -> list[str]:
-        if not picture.passes:
+    def _not_yet(self, overview: Overview) -> list[str]:
+        if not overview.passes:
             return ["the first pass has not ended yet"]
         if not self._board.alive:
             return [f"the loop has not turned for {self._board.turn_age:.0f} s"]
         return []
 
-    def status(self) -> Answer:
+    def status(self) -> Response:
         """What ``dsr-agent status --json`` prints, and how the agent itself is."""
-        picture = self._board.picture
-        body = as_json(self.status_of(picture))
-        body["in_sync"] = picture.in_sync
-        body["agent"] |= self._agent(picture)
-        return Answer(200, _JSON, json.dumps(body).encode() + b"\n")
+        overview = self._board.overview
+        body = as_json(self.status_of(overview))
+        body["in_sync"] = overview.in_sync
+        body["agent"] |= self._agent(overview)
+        return Response(200, _JSON, json.dumps(body).encode() + b"\n")
 
-    def _agent(self, picture: Picture) -> dict[str, Any]:
+    def _agent(self, overview: Overview) -> dict[str, Any]:
         board = self._board
         return {
             "version": __version__,
@@ -132,17 +136,17 @@ class Answers:
                 "succeeded_at": round(board.file.good_at, 3),
                 "refusals": list(board.file.refusals),
             },
-            "undone": {str(key): list(reasons) for key, reasons in picture.undone.items()},
-            "fights": {str(key): times for key, times in picture.fights.items()},
+            "undone": {str(key): list(reasons) for key, reasons in overview.undone.items()},
+            "fights": {str(key): times for key, times in overview.fights.items()},
         }
 
 
-def _find(picture: Picture, name: str) -> tuple[AddressKey, Vip] | None:
+def _find(overview: Overview, name: str) -> tuple[AddressKey, Vip] | None:
     """The VIP of that address or name; an address in any spelling wins."""
     try:
         ip = ip_address(name)
     except ValueError:
         ip = None
-    vips = picture.desired.vips.items()
+    vips = overview.desired.vips.items()
     by_address = next(((key, vip) for key, vip in vips if key.ip == ip), None)
     return by_address or next(((key, vip) for key, vip in vips if vip.name == name), None)

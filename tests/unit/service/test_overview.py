@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsr_agent.service.board import Board, FileState, sentence
-from dsr_agent.service.picture import Picture
+from dsr_agent.service.overview import Overview
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotPermitted, NotYet, Transient
 from dsr_agent.state.model import HOST, ROUTES, LinkKey, Observed, Scope, TunnelKey
@@ -14,83 +14,83 @@ GOOD = FileState(0.0, 0.0)
 
 
 def test_before_the_first_pass_nothing_is_in_sync() -> None:
-    assert not Picture().in_sync
-    assert sentence(Picture(), GOOD) == "starting"
+    assert not Overview().in_sync
+    assert sentence(Overview(), GOOD) == "starting"
 
 
 def test_a_pass_that_found_all_well() -> None:
-    picture = Picture().after(report())
+    overview = Overview().after(report())
 
-    assert picture.in_sync
-    assert sentence(picture, GOOD) == "in sync: 1 tunnel, 2 VIPs"
+    assert overview.in_sync
+    assert sentence(overview, GOOD) == "in sync: 1 tunnel, 2 VIPs"
 
 
 def test_what_could_not_be_done_stays_undone_until_it_is_looked_at_again() -> None:
     refused = report(found_missing=(VIP1,), result=Result.FAILED, error=NotPermitted("may not"))
-    picture = Picture().after(refused)
-    assert picture.undone == {key(VIP1): ("may not",)}
+    overview = Overview().after(refused)
+    assert overview.undone == {key(VIP1): ("may not",)}
 
-    picture = picture.after(report(scope=HOST))
-    picture = picture.after(report(scope=Scope(addresses=frozenset({key(VIP2)}))))
-    assert not picture.in_sync, "nobody has looked at that VIP since"
+    overview = overview.after(report(scope=HOST))
+    overview = overview.after(report(scope=Scope(addresses=frozenset({key(VIP2)}))))
+    assert not overview.in_sync, "nobody has looked at that VIP since"
 
-    picture = picture.after(report(scope=Scope(addresses=frozenset({key(VIP1)}))))
-    assert picture.in_sync
+    overview = overview.after(report(scope=Scope(addresses=frozenset({key(VIP1)}))))
+    assert overview.in_sync
 
 
 def test_a_look_at_the_host_can_say_that_a_tunnel_is_well_again() -> None:
     problem = Problem(TunnelKey("dsr-ipip"), NotYet("no route"))
-    picture = Picture().after(report(problems=(problem,)))
-    assert sentence(picture, GOOD) == "not in sync: tunnel dsr-ipip: no route"
+    overview = Overview().after(report(problems=(problem,)))
+    assert sentence(overview, GOOD) == "not in sync: tunnel dsr-ipip: no route"
 
-    assert picture.after(report(scope=HOST)).in_sync
+    assert overview.after(report(scope=HOST)).in_sync
 
 
 def test_a_step_that_was_not_tried_says_what_it_would_be() -> None:
-    picture = Picture().after(report(found_missing=(VIP1,), result=Result.HELD, error=NotYet("held back")))
-    assert picture.undone[key(VIP1)] == ("held back",)
+    overview = Overview().after(report(found_missing=(VIP1,), result=Result.HELD, error=NotYet("held back")))
+    assert overview.undone[key(VIP1)] == ("held back",)
 
 
 def test_a_step_whose_answer_was_lost_but_which_was_done_is_done() -> None:
     refused = report(found_missing=(VIP1,), result=Result.FAILED)
     done = Report(refused.scope, refused.cause, refused.plan, refused.outcomes, desired=refused.desired)
 
-    assert Picture().after(done).in_sync
+    assert Overview().after(done).in_sync
 
 
 def test_a_look_at_one_vip_keeps_what_is_known_of_links() -> None:
-    before = Picture().after(report(saw=observed(VIP1, VIP2)))
+    before = Overview().after(report(saw=observed(VIP1, VIP2)))
     single = Observed(addresses=observed(VIP1).addresses)
 
-    picture = before.after(report(scope=Scope(addresses=frozenset({key(VIP2)})), saw=single))
+    overview = before.after(report(scope=Scope(addresses=frozenset({key(VIP2)})), saw=single))
 
-    assert picture.observed.links == before.observed.links
-    assert picture.observed.sysctls == before.observed.sysctls
-    assert key(VIP2) not in picture.observed.addresses
+    assert overview.observed.links == before.observed.links
+    assert overview.observed.sysctls == before.observed.sysctls
+    assert key(VIP2) not in overview.observed.addresses
 
 
 def test_a_kernel_that_cannot_be_read_shows_nothing_new() -> None:
-    before = Picture().after(report())
+    before = Overview().after(report())
     unseen = Report(HOST, remaining=report(problems=(Problem(ROUTES, Transient("cannot be read")),)).remaining)
 
-    picture = before.after(unseen)
+    overview = before.after(unseen)
 
-    assert picture.observed is before.observed
-    assert not picture.in_sync
+    assert overview.observed is before.observed
+    assert not overview.in_sync
 
 
 def test_the_sentence_is_one_line_and_says_how_many_more() -> None:
     problems = (Problem(LinkKey("a"), NotYet("one\ntwo")), Problem(LinkKey("b"), NotYet("three")))
-    picture = Picture().after(report(problems=problems))
+    overview = Overview().after(report(problems=problems))
 
-    assert sentence(picture, GOOD) == "not in sync: a: one two (and 1 more)"
+    assert sentence(overview, GOOD) == "not in sync: a: one two (and 1 more)"
 
 
 def test_the_sentence_names_a_fight_and_a_refused_file() -> None:
     fought = report()
     fought = Report(fought.scope, desired=desired(VIP1), observed=observed(VIP1), fights={key(VIP1): 12})
 
-    said = sentence(Picture().after(fought), FileState(0.0, 1.0, ("a.toml:1: wrong", "and more")))
+    said = sentence(Overview().after(fought), FileState(0.0, 1.0, ("a.toml:1: wrong", "and more")))
 
     assert said == (
         f"in sync: 1 tunnel, 1 VIP; somebody keeps undoing VIP {VIP1}/32 on lo; "

@@ -39,7 +39,7 @@ class Histogram:
         return list(zip(bounds, accumulate(self.counts), strict=True))
 
 
-class Tally:
+class EventCounts:
     """Drift, repairs and passes, counted."""
 
     def __init__(self) -> None:

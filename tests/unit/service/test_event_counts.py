@@ -5,30 +5,30 @@ from __future__ import annotations
 import pytest
 
 from dsr_agent.service.board import Board
+from dsr_agent.service.event_counts import BOUNDS, EventCounts, Histogram
 from dsr_agent.service.subjects import Sort
-from dsr_agent.service.tally import BOUNDS, Histogram, Tally
 from dsr_agent.state.report import Cause, Result
 from tests.unit.service.reports import VIP1, VIP2, report
 
 
 @pytest.mark.parametrize("cause", [Cause.START, Cause.RELOAD])
 def test_what_a_file_asks_for_is_neither_drift_nor_repair(cause: Cause) -> None:
-    tally = Tally()
-    tally.add(report(cause, found_missing=(VIP1, VIP2)))
+    counts = EventCounts()
+    counts.add(report(cause, found_missing=(VIP1, VIP2)))
 
-    assert set(tally.drift.values()) == {0}
-    assert set(tally.repairs.values()) == {0}
-    assert sum(tally.pass_seconds[cause].counts) == 1
+    assert set(counts.drift.values()) == {0}
+    assert set(counts.repairs.values()) == {0}
+    assert sum(counts.pass_seconds[cause].counts) == 1
 
 
 def test_drift_and_its_repair() -> None:
-    tally = Tally()
-    tally.add(report(found_missing=(VIP1, VIP2), seconds=0.003))
+    counts = EventCounts()
+    counts.add(report(found_missing=(VIP1, VIP2), seconds=0.003))
 
-    assert tally.drift[Sort.VIP] == 2
-    assert tally.repairs[Sort.VIP, Result.DONE] == 2
-    assert sum(tally.repair_seconds.counts) == 1
-    assert tally.repair_seconds.total == 0.003
+    assert counts.drift[Sort.VIP] == 2
+    assert counts.repairs[Sort.VIP, Result.DONE] == 2
+    assert sum(counts.repair_seconds.counts) == 1
+    assert counts.repair_seconds.total == 0.003
 
 
 def test_drift_is_counted_once_however_often_its_repair_is_tried() -> None:
@@ -36,9 +36,9 @@ def test_drift_is_counted_once_however_often_its_repair_is_tried() -> None:
     for cause in (Cause.DRIFT, Cause.RETRY, Cause.DRIFT):
         board.add(report(cause, found_missing=(VIP1,), result=Result.FAILED))
 
-    assert board.tally.drift[Sort.VIP] == 1
-    assert board.tally.repairs[Sort.VIP, Result.FAILED] == 3
-    assert sum(board.tally.repair_seconds.counts) == 0, "nothing was repaired"
+    assert board.counts.drift[Sort.VIP] == 1
+    assert board.counts.repairs[Sort.VIP, Result.FAILED] == 3
+    assert sum(board.counts.repair_seconds.counts) == 0, "nothing was repaired"
 
 
 def test_a_histogram_holds_each_value_where_it_belongs() -> None:

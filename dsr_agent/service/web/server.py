@@ -2,7 +2,7 @@
 HTTP, in a thread of its own: nothing that happens here makes the loop wait.
 
 One request to a connection, and ten seconds for a connection from its first byte to its last, whatever it does: who
-trickles, never reads or never ends is cut off (`crowd`).
+trickles, never reads or never ends is cut off (`web.connections`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream
 
-from dsr_agent.service import doors
-from dsr_agent.service.answers import NOT_ALLOWED, Answer, Answers
-from dsr_agent.service.crowd import Crowd
 from dsr_agent.service.journal import Kind, carrying
-from dsr_agent.service.metrics import Doors, Metrics
+from dsr_agent.service.metrics.collector import HttpCounts, Metrics
+from dsr_agent.service.web import sockets
+from dsr_agent.service.web.connections import Connections
+from dsr_agent.service.web.endpoints import NOT_ALLOWED, Endpoints, Response
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +44,14 @@ HEADER_SIZE = 16 << 10
 BODY_SIZE = 4 << 10
 # More than the server accepts in one go (128), so that a request that has come is looked at before it is the oldest.
 PLACES = 256
-# One rendering serves everybody who asks within this time: a crowd of scrapers costs what one does.
+# One rendering serves everybody who asks within this time: a connections of scrapers costs what one does.
 SHARED_FOR = 1.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 30.0
 
 
 @dataclass
 class _Rendered:
-    answer: Answer
+    answer: Response
     at: float
     packed: bytes = b""
 
@@ -65,9 +65,9 @@ class _Rendered:
 class Site:
     """What is served: answers and metrics, and what the server counts about itself."""
 
-    answers: Answers
+    answers: Endpoints
     metrics: Metrics
-    doors: Doors
+    http: HttpCounts
     _kept: dict[tuple[str, str], _Rendered] = field(default_factory=dict)
 
     def render(self, method: str, path: str, accept: str, own: bool) -> _Rendered:
@@ -81,7 +81,7 @@ class Site:
         kept = self._kept.get(key)
         if kept is None or own or now - kept.at > SHARED_FOR:
             metrics = path == "/metrics"
-            answer = Answer(200, *self.metrics.render(accept)) if metrics else self.answers(path)
+            answer = Response(200, *self.metrics.render(accept)) if metrics else self.answers(path)
             self._kept = {k: v for k, v in self._kept.items() if now - v.at <= SHARED_FOR}
             kept = self._kept[key] = _Rendered(answer, time.monotonic())
         return kept
@@ -127,15 +127,15 @@ class _Request(HTTPMessageDelegate):
 
 
 class _Guarded(HTTPServer):
-    """A server whose connections are guests of a `Crowd`."""
+    """A server that tells `Connections` who comes and goes."""
 
     def initialize(  # type: ignore[override]
-        self, site: Site, crowd: Crowd, context: ssl.SSLContext | None, own: bool
+        self, site: Site, connections: Connections, context: ssl.SSLContext | None, own: bool
     ) -> None:
         """Tornado's way of `__init__`; *own* is the door for this host's own tools."""
         self._own = own
         self._site = site
-        self._crowd = crowd
+        self._watched = connections
         super().initialize(
             HTTPServerConnectionDelegate(),
             no_keep_alive=True,
@@ -143,14 +143,15 @@ class _Guarded(HTTPServer):
             max_header_size=HEADER_SIZE,
             max_body_size=BODY_SIZE,
             max_buffer_size=4 * HEADER_SIZE,
-            idle_connection_timeout=2 * LONGEST,  # the crowd's time is up long before, and is counted
+            idle_connection_timeout=2
+            * LONGEST,  # the longest a connection may last is over long before, and is counted
             body_timeout=2 * LONGEST,
         )
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """See `HTTPServer`."""
-        self._site.doors.accepted += 1
-        self._crowd.enter(stream, address[0] if isinstance(address, tuple) else "")
+        self._site.http.accepted += 1
+        self._watched.enter(stream, address[0] if isinstance(address, tuple) else "")
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -159,7 +160,7 @@ class _Guarded(HTTPServer):
 
     def on_close(self, server_conn: Any) -> None:
         """See `HTTPServerConnectionDelegate`."""
-        self._crowd.leave(server_conn.stream)
+        self._watched.leave(server_conn.stream)
         super().on_close(server_conn)
 
 
@@ -168,7 +169,7 @@ class Web:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._wanted = doors.Wanted()
+        self._wanted = sockets.Wanted()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._servers: dict[str, _Guarded] = {}
@@ -178,12 +179,12 @@ class Web:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
-    def start(self, wanted: doors.Wanted) -> None:
+    def start(self, wanted: sockets.Wanted) -> None:
         """Begin."""
         self._wanted = wanted
         self._thread.start()
 
-    def change(self, wanted: doors.Wanted) -> None:
+    def change(self, wanted: sockets.Wanted) -> None:
         """Serve elsewhere from now on; files for TLS are read again even if their names are the same."""
         self._wanted = wanted
         self._reread = True
@@ -216,18 +217,20 @@ class Web:
         self._loop = loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._servers = {}
-        cut = self._site.doors.cut
+        cut = self._site.http.cut
 
         def count(why: str) -> None:
             cut[why] += 1
 
-        # The unix socket is for this host's own tools: a crowd at the network's doors does not keep them out.
-        crowd, own_crowd = (Crowd(places, LONGEST, loop.call_later, count) for places in (PLACES, PLACES // 4))
+        # The unix socket is for this host's own tools: many clients of the network do not keep them out.
+        connections, own_connections = (
+            Connections(places, LONGEST, loop.call_later, count) for places in (PLACES, PLACES // 4)
+        )
         delay = FIRST_RETRY
         try:
             while not self._stopping:
                 self._changed.clear()
-                missing = await self._tend(crowd, own_crowd)
+                missing = await self._tend(connections, own_connections)
                 delay = min(delay * 2, LONGEST_RETRY) if missing else FIRST_RETRY
                 try:
                     await asyncio.wait_for(self._changed.wait(), delay if missing else None)
@@ -238,7 +241,7 @@ class Web:
             for place in list(self._servers):
                 self._shut(place)
 
-    async def _tend(self, crowd: Crowd, own_crowd: Crowd) -> bool:
+    async def _tend(self, connections: Connections, own_connections: Connections) -> bool:
         """Open what is wanted and not open, close what is not wanted; whether something is still missing."""
         wanted = self._wanted
         secure = self._tend_tls(wanted.tls)
@@ -247,15 +250,15 @@ class Web:
             places |= set(wanted.listen)
         for place in self._servers.keys() - places:
             self._shut(place)
-        self._site.doors.listening = dict.fromkeys(sorted(set(wanted.listen)), False)
+        self._site.http.listening = dict.fromkeys(sorted(set(wanted.listen)), False)
         for place in sorted(places, key=lambda place: (place != wanted.socket, not _literal(place), place)):
             if place not in self._servers:
                 own = place == wanted.socket
-                await self._open(place, own, own_crowd if own else crowd)
+                await self._open(place, own, own_connections if own else connections)
             elif place != wanted.socket:
                 self._servers[place].ssl_options = self._context
-            if place in self._site.doors.listening:
-                self._site.doors.listening[place] = place in self._servers
+            if place in self._site.http.listening:
+                self._site.http.listening[place] = place in self._servers
         return not secure or not places <= self._servers.keys()
 
     def _shut(self, place: str) -> None:
@@ -264,7 +267,7 @@ class Web:
             with contextlib.suppress(OSError):
                 os.unlink(place)
 
-    def _tend_tls(self, tls: doors.Tls | None) -> bool:
+    def _tend_tls(self, tls: sockets.Tls | None) -> bool:
         """Whether the network may be served: never in the clear what the file wants encrypted."""
         reread, self._reread = self._reread, False
         if tls is None:
@@ -272,30 +275,30 @@ class Web:
             return True
         if self._context is None or reread:
             try:
-                self._context = doors.context_of(tls)
+                self._context = sockets.context_of(tls)
             except OSError as error:
                 goes_on = "going on with the one before" if self._context else "not serving the network without it"
-                self._tell("TLS", f"the certificate cannot be used, {goes_on}: {doors.why(error)}")
+                self._tell("TLS", f"the certificate cannot be used, {goes_on}: {sockets.why(error)}")
                 return self._context is not None
             self._tell("TLS", "")
         return True
 
-    async def _open(self, place: str, own: bool, crowd: Crowd) -> None:
+    async def _open(self, place: str, own: bool, connections: Connections) -> None:
         def tell(text: str) -> None:
             self._tell(f"{place} ", text)
 
         try:
             if own:
-                sockets = [doors.open_unix(place)]
+                opened = [sockets.open_unix(place)]
             elif _literal(place):
-                sockets = doors.open_tcp(*doors.split(place), tell)
+                opened = sockets.open_tcp(*sockets.split(place), tell)
             else:
-                sockets = await _aside(lambda: doors.open_tcp(*doors.split(place), tell))
+                opened = await _aside(lambda: sockets.open_tcp(*sockets.split(place), tell))
         except OSError as error:
-            self._tell(place, f"cannot serve HTTP on {place}, trying again: {doors.why(error)}")
+            self._tell(place, f"cannot serve HTTP on {place}, trying again: {sockets.why(error)}")
             return
-        server = _Guarded(self._site, crowd, None if own else self._context, own)
-        server.add_sockets(sockets)
+        server = _Guarded(self._site, connections, None if own else self._context, own)
+        server.add_sockets(opened)
         self._servers[place] = server
         self._tell(place, "")
 

@@ -21,7 +21,7 @@ class Reading:
     grew_at: float | None = None
 
 
-class Odometer:
+class SteadyTotals:
     """Adds up what the links of each tunnel count."""
 
     def __init__(self, wall: Callable[[], float]) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsr_agent.kernel.stats import Counted, Received
-from dsr_agent.service.odometer import Odometer
+from dsr_agent.service.metrics.steady_totals import SteadyTotals
 
 TUNNEL = {"dsr-gre": "dsr-gre"}
 
@@ -26,7 +26,7 @@ class Clock:
 
 
 def test_what_was_counted_before_the_first_look_counts_but_nobody_knows_when_it_came() -> None:
-    reading = Odometer(Clock()).look(TUNNEL, {"dsr-gre": counted(50)})["dsr-gre"]
+    reading = SteadyTotals(Clock()).look(TUNNEL, {"dsr-gre": counted(50)})["dsr-gre"]
 
     assert reading.received == Received(packets=50, bytes=5000)
     assert reading.grew_at is None
@@ -34,49 +34,49 @@ def test_what_was_counted_before_the_first_look_counts_but_nobody_knows_when_it_
 
 def test_growth_is_seen_at_a_look() -> None:
     clock = Clock()
-    odometer = Odometer(clock)
-    odometer.look(TUNNEL, {"dsr-gre": counted(50)})
+    totals = SteadyTotals(clock)
+    totals.look(TUNNEL, {"dsr-gre": counted(50)})
     clock.now = 1010.0
-    assert odometer.look(TUNNEL, {"dsr-gre": counted(51)})["dsr-gre"].grew_at == 1010.0
+    assert totals.look(TUNNEL, {"dsr-gre": counted(51)})["dsr-gre"].grew_at == 1010.0
     clock.now = 1020.0
-    assert odometer.look(TUNNEL, {"dsr-gre": counted(51)})["dsr-gre"].grew_at == 1010.0
+    assert totals.look(TUNNEL, {"dsr-gre": counted(51)})["dsr-gre"].grew_at == 1010.0
 
 
 def test_a_recreated_link_goes_on_from_the_last_words_of_the_old_one() -> None:
-    odometer = Odometer(Clock())
-    odometer.look(TUNNEL, {"dsr-gre": counted(50)})
+    totals = SteadyTotals(Clock())
+    totals.look(TUNNEL, {"dsr-gre": counted(50)})
 
-    reading = odometer.look(TUNNEL, {"dsr-gre": counted(5, ifindex=8)}, [counted(60)])["dsr-gre"]
+    reading = totals.look(TUNNEL, {"dsr-gre": counted(5, ifindex=8)}, [counted(60)])["dsr-gre"]
 
     assert reading.received.packets == 65
 
 
 def test_without_last_words_nothing_steps_back() -> None:
-    odometer = Odometer(Clock())
-    odometer.look(TUNNEL, {"dsr-gre": counted(50)})
-    assert odometer.look(TUNNEL, {"dsr-gre": counted(5, ifindex=8)})["dsr-gre"].received.packets == 55
+    totals = SteadyTotals(Clock())
+    totals.look(TUNNEL, {"dsr-gre": counted(50)})
+    assert totals.look(TUNNEL, {"dsr-gre": counted(5, ifindex=8)})["dsr-gre"].received.packets == 55
 
 
 def test_a_missing_link_keeps_its_reading() -> None:
-    odometer = Odometer(Clock())
-    odometer.look(TUNNEL, {"dsr-gre": counted(50)})
-    assert odometer.look(TUNNEL, {})["dsr-gre"].received.packets == 50
+    totals = SteadyTotals(Clock())
+    totals.look(TUNNEL, {"dsr-gre": counted(50)})
+    assert totals.look(TUNNEL, {})["dsr-gre"].received.packets == 50
 
 
 def test_a_link_that_came_and_went_between_two_looks_counts() -> None:
-    odometer = Odometer(Clock())
-    assert odometer.look(TUNNEL, {}, [counted(9, ifindex=3)])["dsr-gre"].received.packets == 9
+    totals = SteadyTotals(Clock())
+    assert totals.look(TUNNEL, {}, [counted(9, ifindex=3)])["dsr-gre"].received.packets == 9
 
 
 def test_the_link_of_somebody_else_does_not_count() -> None:
-    odometer = Odometer(Clock())
-    assert odometer.look(TUNNEL, {}, [counted(9, name="theirs")])["dsr-gre"].received.packets == 0
+    totals = SteadyTotals(Clock())
+    assert totals.look(TUNNEL, {}, [counted(9, name="theirs")])["dsr-gre"].received.packets == 0
 
 
 def test_a_tunnel_that_left_the_file_is_forgotten() -> None:
-    odometer = Odometer(Clock())
-    odometer.look(TUNNEL, {"dsr-gre": counted(50)})
-    assert odometer.look({}, {}) == {}
+    totals = SteadyTotals(Clock())
+    totals.look(TUNNEL, {"dsr-gre": counted(50)})
+    assert totals.look({}, {}) == {}
 
 
 @given(
@@ -89,7 +89,7 @@ def test_a_tunnel_that_left_the_file_is_forgotten() -> None:
     )
 )
 def test_it_never_steps_back_and_loses_nothing_that_was_told(steps: list[tuple[str, int]]) -> None:
-    odometer = Odometer(Clock())
+    totals = SteadyTotals(Clock())
     ifindex, packets, told, last, unheard = 1, 0, 0, 0, False
     gone: list[Counted] = []
     for step, more in steps:
@@ -103,7 +103,7 @@ def test_it_never_steps_back_and_loses_nothing_that_was_told(steps: list[tuple[s
             unheard = True
             ifindex, packets = ifindex + 1, 0
         else:
-            now = odometer.look(TUNNEL, {"dsr-gre": counted(packets, ifindex)}, gone)["dsr-gre"].received.packets
+            now = totals.look(TUNNEL, {"dsr-gre": counted(packets, ifindex)}, gone)["dsr-gre"].received.packets
             gone = []
             assert now >= last
             assert now == told or (unheard and now <= told)

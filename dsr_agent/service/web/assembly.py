@@ -12,17 +12,17 @@ from pathlib import Path
 from dsr_agent.config import Settings
 from dsr_agent.kernel import stats
 from dsr_agent.kernel.netlink import Channel
-from dsr_agent.service.answers import Answers
 from dsr_agent.service.board import Board
-from dsr_agent.service.doors import Tls, Wanted, default_socket
-from dsr_agent.service.metrics import Doors, Metrics, Sources
-from dsr_agent.service.web import Site, Web
+from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
+from dsr_agent.service.web.endpoints import Endpoints
+from dsr_agent.service.web.server import Site, Web
+from dsr_agent.service.web.sockets import Tls, Wanted, default_socket
 
 
 def web(board: Board, farewells: deque[stats.Counted], events_lost: Callable[[], int], root: Path = Path("/")) -> Web:
     """The server for *board*; nothing is open yet."""
-    answers = Answers(board)
-    counted = Doors()
+    answers = Endpoints(board)
+    counted = HttpCounts()
     channel: list[Channel] = []  # opened by whoever renders: a netlink socket is for one thread
 
     def counters(names: Iterable[str]) -> Mapping[str, stats.Counted]:

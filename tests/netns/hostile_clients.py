@@ -1,5 +1,7 @@
 """
-Clients that misbehave, a bounded number for a bounded time: ``python -m tests.netns.rowdies PORT HOW_MANY SECONDS``.
+Clients that misbehave, a bounded number for a bounded time.
+
+``python -m tests.netns.hostile_clients PORT HOW_MANY SECONDS``
 
 Some trickle a header, some ask for everything and never read, some send headers without end, some talk nonsense, some
 connect and say nothing, and some come and go as fast as they can. Says ``here`` when all of them have begun.

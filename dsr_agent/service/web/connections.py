@@ -21,7 +21,7 @@ class Timer(Protocol):
         ...
 
 
-class Guest(Protocol):
+class Connection(Protocol):
     """A connection."""
 
     def close(self) -> None:
@@ -29,7 +29,7 @@ class Guest(Protocol):
         ...
 
 
-class Crowd:
+class Connections:
     """See above. *later* calls back after so many seconds; *cut* is told why a connection was ended."""
 
     def __init__(
@@ -43,38 +43,38 @@ class Crowd:
         self._longest = longest
         self._later = later
         self._cut = cut
-        self._guests: dict[Guest, tuple[str, Timer]] = {}  # the oldest first
+        self._open: dict[Connection, tuple[str, Timer]] = {}  # the oldest first
         self._by_host: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._open)
 
-    def enter(self, guest: Guest, address: str) -> None:
+    def enter(self, connection: Connection, address: str) -> None:
         """A connection from *address* has come."""
-        if len(self._guests) >= self._places:
+        if len(self._open) >= self._places:
             self._end(self._who_has_to_go(), "crowd")
         host = _host(address)
-        self._guests[guest] = (host, self._later(self._longest, lambda: self._end(guest, "slow")))
+        self._open[connection] = (host, self._later(self._longest, lambda: self._end(connection, "slow")))
         self._by_host[host] = self._by_host.get(host, 0) + 1
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, connection: Connection) -> None:
         """A connection has ended; saying so twice is fine."""
-        if entry := self._guests.pop(guest, None):
+        if entry := self._open.pop(connection, None):
             host, timer = entry
             timer.cancel()
             self._by_host[host] -= 1
             if not self._by_host[host]:
                 del self._by_host[host]
 
-    def _who_has_to_go(self) -> Guest:
+    def _who_has_to_go(self) -> Connection:
         most = max(self._by_host.values())
-        return next(guest for guest, (host, _) in self._guests.items() if self._by_host[host] == most)
+        return next(connection for connection, (host, _) in self._open.items() if self._by_host[host] == most)
 
-    def _end(self, guest: Guest, why: str) -> None:
-        if guest in self._guests:
-            self.leave(guest)
+    def _end(self, connection: Connection, why: str) -> None:
+        if connection in self._open:
+            self.leave(connection)
             self._cut(why)
-            guest.close()
+            connection.close()
 
 
 def _host(address: str) -> str:

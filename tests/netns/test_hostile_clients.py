@@ -19,7 +19,7 @@ MISBEHAVING = 200
 @contextmanager
 def rowdies(seconds: float) -> Iterator[None]:
     """`MISBEHAVING` clients, in a process of their own."""
-    argv = [sys.executable, "-m", "tests.netns.rowdies", str(PORT), str(MISBEHAVING), str(seconds)]
+    argv = [sys.executable, "-m", "tests.netns.hostile_clients", str(PORT), str(MISBEHAVING), str(seconds)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout

@@ -19,11 +19,11 @@ from dsr_agent import __version__
 from dsr_agent.kernel.stats import Counted
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
-from dsr_agent.service.families import COUNTERS, GAUGES, HISTOGRAMS
-from dsr_agent.service.odometer import Odometer, Reading
-from dsr_agent.service.picture import Picture
+from dsr_agent.service.event_counts import Histogram
+from dsr_agent.service.metrics.families import COUNTERS, GAUGES, HISTOGRAMS
+from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
+from dsr_agent.service.overview import Overview
 from dsr_agent.service.subjects import Sort, sort_of
-from dsr_agent.service.tally import Histogram
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import Key, Observed, SysctlKey
 
@@ -42,7 +42,7 @@ _LARGER_OF_BOTH = frozenset({"rp_filter", "arp_ignore", "arp_announce"})
 
 
 @dataclass
-class Doors:
+class HttpCounts:
     """What the HTTP server counts about itself."""
 
     accepted: int = 0
@@ -58,15 +58,15 @@ class Sources:
     farewells: Callable[[], list[Counted]]
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
-    wanted: Callable[[Picture], Wanted]
+    wanted: Callable[[Overview], Wanted]
 
 
 class Metrics:
     """Renders all metrics in the format that the scraper asks for. Not for two threads at once."""
 
-    def __init__(self, board: Board, sources: Sources, doors: Doors) -> None:
+    def __init__(self, board: Board, sources: Sources, http: HttpCounts) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(board, sources, doors))
+        self._registry.register(_Collector(board, sources, http))
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[str, bytes]:
@@ -76,37 +76,37 @@ class Metrics:
 
 
 class _Collector(Collector):
-    def __init__(self, board: Board, sources: Sources, doors: Doors) -> None:
+    def __init__(self, board: Board, sources: Sources, http: HttpCounts) -> None:
         self._board = board
         self._sources = sources
-        self._doors = doors
-        self._odometer = Odometer(board.wall)
+        self._requests = http
+        self._totals = SteadyTotals(board.wall)
 
     def collect(self) -> Iterator[Metric]:
-        """Everything, from one picture."""
-        picture = self._board.picture
-        wanted = self._sources.wanted(picture)
-        yield from self._state(picture)
-        yield from self._tunnels(picture, wanted)
-        yield _gauge("dsr_sysctl_effective", _effective(picture.observed, wanted))
+        """Everything, from one overview."""
+        overview = self._board.overview
+        wanted = self._sources.wanted(overview)
+        yield from self._state(overview)
+        yield from self._tunnels(overview, wanted)
+        yield _gauge("dsr_sysctl_effective", _effective(overview.observed, wanted))
         yield from self._file()
         yield from self._history()
         yield from self._host()
-        yield from self._http()
+        yield from self._served()
 
-    def _state(self, picture: Picture) -> Iterator[Metric]:
-        desired = picture.desired
+    def _state(self, overview: Overview) -> Iterator[Metric]:
+        desired = overview.desired
         yield _gauge("dsr_build_info", [((__version__,), 1)])
-        yield _gauge("dsr_in_sync", [((), picture.in_sync)])
-        yield _gauge("dsr_out_of_sync", _by_sort(picture.undone, picture))
-        yield _gauge("dsr_fights", _by_sort(picture.fights, picture))
+        yield _gauge("dsr_in_sync", [((), overview.in_sync)])
+        yield _gauge("dsr_out_of_sync", _by_sort(overview.undone, overview))
+        yield _gauge("dsr_fights", _by_sort(overview.fights, overview))
         yield _gauge("dsr_tunnels_declared", [((), len(desired.tunnels))])
         yield _gauge("dsr_vips_declared", [((), len(desired.vips))])
-        there = picture.observed.addresses
+        there = overview.observed.addresses
         yield _gauge("dsr_vip_present", [((str(key.ip),), key in there) for key in desired.vips])
 
-    def _tunnels(self, picture: Picture, wanted: Wanted) -> Iterator[Metric]:
-        desired, links = picture.desired, picture.observed.links
+    def _tunnels(self, overview: Overview, wanted: Wanted) -> Iterator[Metric]:
+        desired, links = overview.desired, overview.observed.links
         carriers = {name: name for name in desired.tunnels} | {
             item.tunnel.name: item.link.name for item in wanted.carried
         }
@@ -122,7 +122,7 @@ class _Collector(Collector):
 
     def _readings(self, tunnels: Mapping[str, str]) -> Mapping[str, Reading]:
         gone = self._sources.farewells()  # first: what goes after this is told at the next scrape
-        return self._odometer.look(tunnels, self._sources.counters(tunnels), gone)
+        return self._totals.look(tunnels, self._sources.counters(tunnels), gone)
 
     def _file(self) -> Iterator[Metric]:
         state = self._board.file
@@ -130,13 +130,13 @@ class _Collector(Collector):
         yield _gauge("dsr_config_last_reload_success_timestamp_seconds", [((), state.good_at)])
 
     def _history(self) -> Iterator[Metric]:
-        tally = self._board.tally
+        counts = self._board.counts
         yield _gauge("dsr_loop_last_turn_age_seconds", [((), self._board.turn_age)])
-        yield _counter("dsr_drift_total", [((str(sort),), count) for sort, count in tally.drift.items()])
-        repairs = [((str(sort), str(result)), count) for (sort, result), count in tally.repairs.items()]
+        yield _counter("dsr_drift_total", [((str(sort),), count) for sort, count in counts.drift.items()])
+        repairs = [((str(sort), str(result)), count) for (sort, result), count in counts.repairs.items()]
         yield _counter("dsr_repairs_total", repairs)
-        yield _histogram("dsr_repair_duration_seconds", [((), tally.repair_seconds)])
-        passes = [((str(cause),), taken) for cause, taken in tally.pass_seconds.items()]
+        yield _histogram("dsr_repair_duration_seconds", [((), counts.repair_seconds)])
+        passes = [((str(cause),), taken) for cause, taken in counts.pass_seconds.items()]
         yield _histogram("dsr_pass_duration_seconds", passes)
 
     def _host(self) -> Iterator[Metric]:
@@ -145,17 +145,17 @@ class _Collector(Collector):
         for name, place in _PROTOCOLS.items():
             yield _counter(name, [((), counted[place])] if place in counted else [])
 
-    def _http(self) -> Iterator[Metric]:
-        doors = self._doors
-        yield _gauge("dsr_http_listening", [((listen,), up) for listen, up in doors.listening.items()])
-        yield _counter("dsr_http_connections_total", [((), doors.accepted)])
-        yield _counter("dsr_http_connections_cut_total", [((reason,), count) for reason, count in doors.cut.items()])
+    def _served(self) -> Iterator[Metric]:
+        http = self._requests
+        yield _gauge("dsr_http_listening", [((listen,), up) for listen, up in http.listening.items()])
+        yield _counter("dsr_http_connections_total", [((), http.accepted)])
+        yield _counter("dsr_http_connections_cut_total", [((reason,), count) for reason, count in http.cut.items()])
 
 
-def _by_sort(keys: Iterable[Key], picture: Picture) -> Samples:
+def _by_sort(keys: Iterable[Key], overview: Overview) -> Samples:
     counts = dict.fromkeys(Sort, 0)
     for key in keys:
-        counts[sort_of(key, picture.desired)] += 1
+        counts[sort_of(key, overview.desired)] += 1
     return [((str(sort),), count) for sort, count in counts.items()]
 
 

@@ -1,0 +1,1 @@
+"""HTTP, in a thread of its own: sockets, connections, and what is answered to a path."""
