@@ -21,7 +21,7 @@ from dsr_agent.reconcile.resolve import targets
 from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
 from dsr_agent.state.errors import DsrError, NotYet, Transient
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, HOST, ROUTES, Changes, Desired, Key, Observed, Scope
+from dsr_agent.state.model import EVERYTHING, GUARD, HOST, ROUTES, Changes, Desired, Key, Observed, Scope
 from dsr_agent.state.report import Cause, Outcome, Report, Result
 
 # A step can bring to light the next one (a link adopted under its own name, say); more turns than this mean that
@@ -134,7 +134,8 @@ class Reconciler:
         """Look, decide, do, look again; publish and return what came of it."""
         started = self._clock.now()
         desired = self._desired  # a file that comes meanwhile is for the next pass
-        held = self._fights.held(started)
+        # A fight about the guard is fought to the end: while it is held back, strangers get in.
+        held = self._fights.held(started) - {GUARD}
         observed = await self._observe(desired, scope)
         first = todo = plan(desired, observed, scope)
         outcomes: list[Outcome] = []
@@ -205,7 +206,8 @@ class Reconciler:
         elsewhere = self._undone - report.scope
         self._undone = elsewhere | (report.scope if undone else Scope())
         if undone:
-            self._retry = self._retry.after(undone=True)
+            if report.cause is Cause.RETRY or not self._retry.attempts:  # drift meanwhile makes nobody wait longer
+                self._retry = self._retry.after(undone=True)
             due = now + self._retry.delay
             self._due["retry"] = min(self._due.get("retry", due), due) if elsewhere else due
         elif not self._undone:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from dsr_agent.guard.transaction import removal
+from dsr_agent.reconcile import protection
 from dsr_agent.reconcile.resolve import (
     Carried,
     Wanted,
@@ -31,18 +33,22 @@ from dsr_agent.state.actions import (
     MarkLink,
     Plan,
     Problem,
+    RemoveGuard,
     RenameLink,
     ReplaceAddress,
+    TakeDown,
     Why,
     WriteSysctl,
 )
 from dsr_agent.state.errors import Foreign, NotYet
-from dsr_agent.state.marks import owns_address, owns_link
+from dsr_agent.state.marks import FALLBACK_DEVICES, owns_address, owns_link
 from dsr_agent.state.model import (
+    GUARD,
     MODULE_OF_KIND,
     Address,
     AddressKey,
     Desired,
+    Key,
     Link,
     LinkKey,
     Observed,
@@ -52,16 +58,20 @@ from dsr_agent.state.model import (
 )
 from dsr_agent.tunnels import carrier
 
+_FALLBACK_KINDS = frozenset({"ipip", "gre", "gretap", "erspan", "sit", "ip6tnl", "ip6gre", "vti", "vti6"})
+
 
 @dataclass
 class _Steps:
-    """The parts of a plan while it is made; `plan` puts them in order."""
+    """The parts of a plan while it is made; `plan` puts them in order. Tunnels come up *after* those are in place."""
 
     first: list[Action] = field(default_factory=list)
     vips: list[Action] = field(default_factory=list)
     links: list[Action] = field(default_factory=list)
     last: list[Action] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    after: tuple[Key, ...] = ()
 
 
 def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
@@ -81,6 +91,8 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
         missing_devices = _plan_devices(desired, observed, steps)
         blocked = _plan_conflicts(desired, observed, steps)
         wanted = resolve(desired, observed)
+        _plan_guard(desired, wanted, observed, steps)
+        _plan_fallback_devices(desired, observed, steps)
         _plan_tunnels(wanted, observed, steps)
         _sweep_links(wanted, observed, steps)
         if scope.everything:
@@ -88,7 +100,7 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
     for key in keys:
         if key.link not in missing_devices and key not in blocked:
             _plan_vip(key, desired, observed, steps)
-    return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems))
+    return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems), tuple(steps.warnings))
 
 
 # --- VIPs ---------------------------------------------------------------------------------------------------------
@@ -166,6 +178,39 @@ def _plan_conflicts(desired: Desired, observed: Observed, steps: _Steps) -> froz
     return frozenset(blocked)
 
 
+# --- guard --------------------------------------------------------------------------------------------------------
+
+
+def _plan_guard(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> None:
+    """The guard is in place before a tunnel comes up, and goes after the last one."""
+    if desired.guard and desired.guard.required:
+        steps.after = (GUARD,)
+    if desired.guard and observed.guard.unavailable and not desired.guard.required:
+        steps.warnings.append(Problem(GUARD, observed.guard.unavailable))
+    for action in protection.steps(desired, wanted, observed):
+        (steps.last if isinstance(action, RemoveGuard) else steps.first).append(action)
+
+
+def _plan_fallback_devices(desired: Desired, observed: Observed, steps: _Steps) -> None:
+    """
+    A device that the kernel made by itself takes what no tunnel takes, in its own protocol and from anybody.
+
+    One that has an address is somebody's tunnel, until the file says otherwise.
+    """
+    used = {key.link for key in observed.addresses if not key.ip.is_link_local}
+    for name in sorted(FALLBACK_DEVICES & observed.links.keys()):
+        link = observed.links[name]
+        if not link.up or link.kind not in _FALLBACK_KINDS:
+            continue
+        if desired.fallback_devices == "down" or (desired.fallback_devices == "auto" and name not in used):
+            steps.first.append(TakeDown(name))
+        else:
+            has = " and has an address" if name in used else ""
+            text = f"it is up{has}, and {Why.FALLBACK.removeprefix('it ')}"
+            remedy = f'ip link set {name} down, or write [guard] fallback_devices = "down"'
+            steps.warnings.append(Problem(link.key, Foreign(text, remedy)))
+
+
 # --- tunnels ------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +226,7 @@ def _plan_tunnels(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
             steps.links.append(WriteSysctl(sysctl, name, Why.CHANGED))
     for name in settled:
         if not observed.links[name].up:
-            steps.links.append(BringUp(name, Why.DOWN, (tunnel_address(name).key,)))
+            steps.links.append(BringUp(name, Why.DOWN, (tunnel_address(name).key, *steps.after)))
 
 
 def _plan_link(item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps) -> bool:
@@ -245,13 +290,13 @@ def _take_misnamed(item: Carried, links: dict[str, Link], observed: Observed, st
     for other in links.values():
         if other.kind == wanted.kind and other.outer and owns_link(other) and means.same(other.outer, wanted.outer):
             steps.links.append(RenameLink(other.name, wanted.name, Why.MISNAMED))
-            steps.links += _finish(other, wanted.name, item, observed)
+            steps.links += _finish(other, wanted.name, item, observed, steps)
             links[wanted.name] = links.pop(other.name)
             return True
     return False
 
 
-def _finish(found: Link, name: str, item: Carried, observed: Observed) -> Iterator[Action]:
+def _finish(found: Link, name: str, item: Carried, observed: Observed, steps: _Steps) -> Iterator[Action]:
     """Bring *found*, which is called *name* by then, to all that is wanted of the link of *item*."""
     if tunnel_address(found.name).key not in observed.addresses:
         yield AddAddress(tunnel_address(name), Why.MISSING)
@@ -261,7 +306,7 @@ def _finish(found: Link, name: str, item: Carried, observed: Observed) -> Iterat
     if found.alias != item.link.alias:
         yield MarkLink(name, item.link.group, item.link.alias, Why.UNMARKED)
     if not found.up:
-        yield BringUp(name, Why.DOWN, (tunnel_address(name).key,))
+        yield BringUp(name, Why.DOWN, (tunnel_address(name).key, *steps.after))
 
 
 def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps, *, why: Why) -> None:
@@ -273,7 +318,7 @@ def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed,
     steps.links += [WriteSysctl(sysctl, link.name, Why.NEW) for sysctl in item.sysctls(link.name)]
     steps.links.append(AddAddress(tunnel_address(link.name), Why.NEW))
     steps.links.append(MarkLink(link.name, link.group, link.alias, Why.NEW))
-    steps.links.append(BringUp(link.name, Why.NEW, (tunnel_address(link.name).key,)))
+    steps.links.append(BringUp(link.name, Why.NEW, (tunnel_address(link.name).key, *steps.after)))
     links[link.name] = link
 
 
@@ -301,7 +346,7 @@ def _plan_change(item: Carried, found: Link, links: dict[str, Link], observed: O
         steps.problems.append(Problem(wanted.key, _not_ours(successor, beside)))
         return False
     if successor and successor.outer and means.same(successor.outer, wanted.outer):
-        steps.links += _finish(successor, beside.name, item, observed)
+        steps.links += _finish(successor, beside.name, item, observed, steps)
     else:
         if successor:
             steps.links.append(DeleteLink(beside.name, Why.LEFT_OVER))
@@ -340,7 +385,7 @@ def _satisfied(sysctl: Sysctl, observed: Observed) -> bool:
 
 
 def _sweep_links(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
-    names = {item.link.name for item in wanted.carried} | wanted.kept
+    names = {item.link.name for item in wanted.carried} | wanted.waiting.keys()
     spoken_for: set[str] = set()
     for action in steps.links:
         if isinstance(action, RenameLink | DeleteLink):
@@ -353,7 +398,7 @@ def _sweep_links(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
 
 def _sweep_addresses(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> None:
     going = {action.name for action in steps.last + steps.links if isinstance(action, DeleteLink | RenameLink)}
-    kept = {tunnel_address(name).key for name in wanted.kept}
+    kept = {tunnel_address(name).key for name in wanted.waiting}
     for key, address in observed.addresses.items():
         if owns_address(address) and key not in desired.addresses and key not in wanted.addresses:
             if key not in kept and key.link not in going:
@@ -373,4 +418,7 @@ def teardown(observed: Observed) -> Plan:
         for key, address in observed.addresses.items()
         if owns_address(address) and key.link not in doomed
     ]
-    return Plan((*links, *addresses))
+    doors: list[Action] = []
+    if observed.guard.table is not None:
+        doors.append(RemoveGuard(removal(), Why.TEARDOWN, tuple(LinkKey(name) for name in doomed)))
+    return Plan((*links, *doors, *addresses))

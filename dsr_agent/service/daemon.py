@@ -153,7 +153,7 @@ async def run(load: Callable[[], Loaded], loaded: Loaded) -> None:
 
     A file that cannot be used at a reload changes nothing: what ran before goes on, and the log says why.
     """
-    async with Host() as host:
+    async with Host(hold=True) as host:
         await Daemon(load, loaded, host).run()
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 
 from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, stand_in_name
-from dsr_agent.state.model import AddressKey, Desired, Key, LinkKey, ModuleKey, RoutesKey, Scope, SysctlKey, TunnelKey
+from dsr_agent.state.model import (
+    AddressKey,
+    Desired,
+    GuardKey,
+    Key,
+    LinkKey,
+    ModuleKey,
+    RoutesKey,
+    Scope,
+    SysctlKey,
+    TunnelKey,
+)
 
 
 class Sort(StrEnum):
@@ -17,6 +28,7 @@ class Sort(StrEnum):
     DEVICE = "device"
     SYSCTL = "sysctl"
     MODULE = "module"
+    GUARD = "guard"
     HOST = "host"
 
 
@@ -32,6 +44,8 @@ def sort_of(key: Key, desired: Desired) -> Sort:
         return Sort.SYSCTL
     if isinstance(key, ModuleKey):
         return Sort.MODULE
+    if isinstance(key, GuardKey):
+        return Sort.GUARD
     assert isinstance(key, RoutesKey)
     return Sort.HOST
 

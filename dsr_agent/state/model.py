@@ -16,6 +16,8 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
+from dsr_agent.state.table import ObservedGuard
+
 Ip: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -81,7 +83,18 @@ class RoutesKey:
 
 ROUTES = RoutesKey()
 
-Key: TypeAlias = RoutesKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
+
+@dataclass(frozen=True, slots=True)
+class GuardKey:
+    """The guard's table, the whole of it: the packet filter takes it as one transaction."""
+
+    def __str__(self) -> str:
+        return "guard"
+
+
+GUARD = GuardKey()
+
+Key: TypeAlias = RoutesKey | GuardKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
 
 
 # --- what the operator declares -----------------------------------------------------------------------------------
@@ -151,6 +164,21 @@ class Vip:
         return AddressKey(self.device, self.ip, self.ip.max_prefixlen)
 
 
+@dataclass(frozen=True, slots=True)
+class GuardPolicy:
+    """
+    How strict the guard is.
+
+    *required*: without it no tunnel is brought up. *services*: only to the services that a VIP declares, if it
+    declares any. *mss*: the largest TCP segment that clients are told, None for what fits the encapsulation, 0 for no
+    word about it.
+    """
+
+    required: bool = True
+    services: bool = False
+    mss: int | None = None
+
+
 # --- what the kernel holds ----------------------------------------------------------------------------------------
 
 
@@ -196,6 +224,7 @@ class Link:
     alias: str = ""
     outer: Outer | None = None
     answers_arp: bool = False
+    mtu: int = 0
 
     @property
     def key(self) -> LinkKey:
@@ -272,6 +301,10 @@ class Desired:
     vips: Mapping[AddressKey, Vip] = field(default_factory=dict)
     addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
     silence_arp: bool = True
+    guard: GuardPolicy | None = None
+    """None: the file wants no guard."""
+    fallback_devices: str = "ignore"
+    """What to do with one that is up: take it "down", "ignore" it, or ("auto") spare it if it has an address."""
 
     @cached_property
     def key_of_ip(self) -> Mapping[Ip, AddressKey]:
@@ -317,6 +350,7 @@ class Observed:
     sources: Mapping[IPv4Address, IPv4Address] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     keeps_proto: bool = True
+    guard: ObservedGuard = field(default_factory=ObservedGuard)
 
 
 @dataclass(frozen=True, slots=True)

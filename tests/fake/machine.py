@@ -14,7 +14,9 @@ from ipaddress import IPv4Address
 from typing import Self
 
 from dsr_agent.kernel.sysctls import IPV4_NAMES, IPV6_NAMES
+from dsr_agent.state.errors import DsrError
 from dsr_agent.state.model import MODULE_OF_KIND, Address, AddressKey, Key, Link, LinkKey, Outer, SysctlKey
+from dsr_agent.state.table import ObservedGuard, Table
 from tests.fake import words
 
 FALLBACK = {"ipip": "tunl0", "gre": "gre0"}
@@ -41,11 +43,19 @@ class Machine:
         self.sysctls: dict[SysctlKey, int] = {}
         self.sources: dict[IPv4Address, IPv4Address] = {}
         self.modules: set[str] = set()
+        self.guard: Table | None = None
+        self.guard_held = False
+        self.guard_unavailable: DsrError | None = None
         self.loadable = set(MODULE_OF_KIND.values())
         self.defaults: dict[str, int] = {}
         self.ipv6 = True
         self.keeps_proto = True
         self.announce: Callable[[Key], None] = lambda key: None
+
+    @property
+    def observed_guard(self) -> ObservedGuard:
+        """What a look at the guard shows."""
+        return ObservedGuard(self.guard, self.guard_held, unavailable=self.guard_unavailable)
 
     @classmethod
     def of(cls, text: str) -> Self:

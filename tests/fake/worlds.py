@@ -13,6 +13,7 @@ from dsr_agent.state.marks import ADDRESS_PROTO, ADOPTED_ALIAS, ALIAS, LINK_GROU
 from dsr_agent.state.model import (
     Address,
     Desired,
+    GuardPolicy,
     Ip,
     Link,
     Local,
@@ -75,6 +76,7 @@ def files(draw: st.DrawFn) -> Desired:
         vips={vip.key: vip for vip in vips},
         addresses={vip.key: address_of(vip) for vip in vips},
         silence_arp=draw(st.booleans()),
+        guard=draw(st.sampled_from([None, GuardPolicy(), GuardPolicy(required=False, services=True, mss=1400)])),
     )
 
 

@@ -14,7 +14,7 @@ from dsr_agent.state.actions import AddLink, Plan
 from dsr_agent.state.errors import Unsupported
 from tests.fake.clock import FakeClock
 from tests.fake.kernel import FakeKernel
-from tests.fake.story import FILE, HOST, IN_SYNC, desired
+from tests.fake.story import FILE, HOST, IN_SYNC, NO_GUARD, desired
 
 BROKEN = (
     IN_SYNC.replace("10.0.3.2 up ours", "10.0.3.2 down ours")
@@ -156,7 +156,7 @@ def test_a_check_says_what_it_read_and_what_is_suspicious(tmp_path: Path) -> Non
     """Warnings first; one line that the file is fine."""
     path = tmp_path / "dsr-agent.toml"
     path.write_text('[[vip]]\naddress = "192.0.2.10"\n')
-    loaded = load(path, environ={})
+    loaded = load(path, environ=NO_GUARD)
 
     *warnings, fine = printing.checked(loaded).splitlines()
 

@@ -1,0 +1,228 @@
+"""
+The guard's table in the kernel: reading it back, changing it in one transaction, owning it, and hearing of changes.
+
+Rules are decided elsewhere (`dsr_agent.guard`); here they are texts. A copy of the table is kept until somebody else
+changes it: reading 10,000 elements takes a tenth of a second, and the kernel says when it has to be done again.
+
+Sources: ``libnftables-json(5)``, ``include/uapi/linux/netfilter/nf_tables.h``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from dsr_agent.kernel.libnftables import MissingLibraryError, Nftables
+from dsr_agent.kernel.monitor import Monitor
+from dsr_agent.kernel.netlink import Message, attributes
+from dsr_agent.state.actions import HoldGuard, RemoveGuard, WriteGuard
+from dsr_agent.state.errors import Bug, DsrError, NotPermitted, Transient, Unsupported
+from dsr_agent.state.table import FAMILY, NAME, Chain, FilterSet, ObservedGuard, SetShape, Table, canonical
+
+_NETLINK_NETFILTER, _NFNLGRP_NFTABLES = 12, 7
+_SUBSYSTEM_NFTABLES, _NEWGEN = 10, 15
+_NFPROTO_INET = 1
+_NFTA_TABLE_NAME, _NFTA_GEN_PROC_PID = 1, 2
+_RECEIVE_BUFFER = 4 << 20
+
+_INSTALL = "install nftables (the package libnftables1), or write [guard] required = false to go on without"
+
+GuardAction = WriteGuard | HoldGuard | RemoveGuard
+
+
+class Firewall:
+    """
+    See above. *hold*: own the table as long as this process lives, where kernel and library can.
+
+    *on_lost* is called when announcements were dropped; the copy is worth nothing then.
+    """
+
+    def __init__(self, hold: bool = False) -> None:
+        self._nftables: Nftables | None = None
+        self._hold = hold
+        self._copy: ObservedGuard | None = None
+        self._touched = False
+        self._monitor: Monitor | None = None
+        # A kernel without netfilter, or a user without the right to listen: every look reads afresh.
+        with contextlib.suppress(OSError):
+            self._monitor = Monitor(_RECEIVE_BUFFER, _NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
+
+    def fileno(self) -> int:
+        """For the event loop to watch; another one after announcements were lost, -1 where there is none."""
+        return self._monitor.fileno() if self._monitor else -1
+
+    def close(self) -> None:
+        """Stop listening, and let go of the table: it stays, and anybody may change it."""
+        if self._monitor:
+            self._monitor.close()
+        if self._nftables:
+            self._nftables.close()
+            self._nftables = None
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, afresh: bool = False) -> ObservedGuard:
+        """The table; *afresh* from the kernel, whatever was announced."""
+        if afresh or self._copy is None or self._monitor is None:
+            self._copy = self._read()
+        return self._copy
+
+    def _read(self) -> ObservedGuard:
+        try:
+            nftables = self._open()
+        except OSError as error:
+            return ObservedGuard(unavailable=_missing(error))
+        objects, complaint = nftables.listing(f"list table {FAMILY} {NAME}")
+        if "Operation not permitted" in complaint:
+            return ObservedGuard(unavailable=NotPermitted("the guard cannot be seen", "run as root"))
+        if not objects:
+            return ObservedGuard(unavailable=self._why_not(nftables))
+        flags = next(found["table"].get("flags", ()) for found in objects if "table" in found)
+        return ObservedGuard(parse(objects), "owner" in flags, self._hold and "owner" not in flags)
+
+    @staticmethod
+    def _why_not(nftables: Nftables) -> DsrError | None:
+        """Why no table could be made, if so."""
+        complaint = nftables.rehearse([canonical({"add": {"table": {"family": FAMILY, "name": NAME}}})])
+        return _explain(complaint) if complaint else None
+
+    def _open(self) -> Nftables:
+        if self._nftables is None:
+            self._nftables = Nftables()
+        return self._nftables
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, action: GuardAction) -> DsrError | None:
+        """Carry out *action*; what stands in the way, or None."""
+        try:
+            nftables = self._open()
+        except OSError as error:
+            return _missing(error)
+        self._copy = None
+        if isinstance(action, HoldGuard):
+            flags = {"family": FAMILY, "name": NAME, "flags": ["owner", "persist"]}
+            nftables.transaction([canonical({"add": {"table": flags}})])
+            # Tried once: where kernel or library is too old, the table is as safe as announcements make it.
+            self._hold = self._read().held
+            return None
+        complaint = nftables.transaction(action.commands)
+        if isinstance(action, RemoveGuard) and "No such file" in complaint:
+            return None
+        return _explain(complaint) if complaint else None
+
+    # --- announcements ---------------------------------------------------------------------------------------------
+
+    def take_in(self, at_most: int, on_lost: Callable[[], None]) -> int | None:
+        """
+        Take what was announced; the process that changed our table, if somebody else did.
+
+        Every transaction ends with the announcement of a new generation, which names the process.
+        """
+        culprit = None
+        if self._monitor:
+            for message in self._monitor.drain(at_most, on_lost):
+                if message.type >> 8 == _SUBSYSTEM_NFTABLES:
+                    pid = self._take(message)
+                    culprit = culprit if pid is None else pid
+        return culprit
+
+    def forget(self) -> None:
+        """The copy may be out of date."""
+        self._copy = None
+
+    def _take(self, message: Message) -> int | None:
+        found = dict(attributes(message.body, 4))
+        if message.type & 0xFF != _NEWGEN:
+            name = found.get(_NFTA_TABLE_NAME, b"").rstrip(b"\0").decode("ascii", "replace")
+            self._touched |= message.body[:1] == bytes([_NFPROTO_INET]) and name == NAME
+            return None
+        touched, self._touched = self._touched, False
+        pid = int.from_bytes(found.get(_NFTA_GEN_PROC_PID, b""), "big")
+        if not touched or pid == os.getpid():
+            return None
+        self._copy = None
+        return pid
+
+
+# --- what the listing means -------------------------------------------------------------------------------------------
+
+
+def parse(objects: Iterable[dict[str, Any]]) -> Table:
+    """The table that *objects*, the listing of one table, describe."""
+    sets: dict[str, FilterSet] = {}
+    counters: set[str] = set()
+    chains: dict[str, Chain] = {}
+    rules: dict[str, list[str]] = {}
+    strangers: set[tuple[str, str]] = set()
+    for found in objects:
+        ((kind, what),) = found.items()
+        if kind == "set":
+            sets[what["name"]] = _set(what)
+        elif kind == "counter":
+            counters.add(what["name"])
+        elif kind == "chain":
+            hook = (what["hook"], what["prio"], what["type"]) if "hook" in what else ()
+            chains[what["name"]] = Chain((), *hook)
+        elif kind == "rule":
+            rules.setdefault(what["chain"], []).append(canonical(_folded(what["expr"])))
+        elif kind not in ("metainfo", "table"):
+            strangers.add((kind, what["name"]))
+    whole = {name: Chain(tuple(rules.get(name, ())), *chain.place) for name, chain in chains.items()}
+    return Table(sets, frozenset(counters), whole, frozenset(strangers))
+
+
+def _set(what: dict[str, Any]) -> FilterSet:
+    of = what["type"]
+    shape = SetShape(
+        (of,) if isinstance(of, str) else tuple(of),
+        what.get("size", 0),
+        "interval" in what.get("flags", ()),
+        bool(what.get("stmt")),
+    )
+    return FilterSet(shape, frozenset(canonical(value_of(element)) for element in what.get("elem", ())))
+
+
+def value_of(element: Any) -> Any:
+    """An element without its counter."""
+    return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
+
+
+def _folded(value: Any, key: str = "") -> Any:
+    """Flags as one number: nftables 1.0 prints them as a list, and 1.1 says that they are or-ed (measured)."""
+    if isinstance(value, dict):
+        return _folded(value["|"]) if value.keys() == {"|"} else {name: _folded(of, name) for name, of in value.items()}
+    if not isinstance(value, list):
+        return value
+    if value and key != "set" and all(isinstance(item, int) for item in value):
+        return reduce(or_, value)
+    return [_folded(item) for item in value]
+
+
+# --- what refusals mean -----------------------------------------------------------------------------------------------
+
+
+def _missing(error: OSError) -> DsrError:
+    if isinstance(error, MissingLibraryError):
+        return Unsupported("there is no guard, because nftables is not installed", _INSTALL)
+    return Transient(f"there is no guard: {error}")
+
+
+def _explain(complaint: str) -> DsrError:
+    """The error whose move it is; *complaint* is the library's first words, its quotation of the command follows."""
+    said = complaint.splitlines()[0].removeprefix("Error: ")
+    if "not supported" in complaint:
+        text = "there is no guard, because this kernel has no nftables for IPv4 and IPv6 together"
+        return Unsupported(f"{text} ({said})", "load or build nf_tables, or write [guard] required = false")
+    if "Operation not permitted" in complaint:
+        return NotPermitted(
+            f"the guard cannot be changed ({said})",
+            "run with CAP_NET_ADMIN; if it has that, another process owns the table inet dsr_agent",
+        )
+    if any(word in complaint for word in ("No buffer space", "busy", "Cannot allocate", "Interrupted", "exists")):
+        return Transient(f"the guard cannot be changed: {said}")
+    return Bug(f"the guard cannot be changed: {complaint}")

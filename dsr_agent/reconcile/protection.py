@@ -1,0 +1,143 @@
+"""What the guard has to let in, said in front of what the host holds, and the step that makes it so. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network
+
+from dsr_agent.guard.outer import Entrance, counted_in
+from dsr_agent.guard.ruleset import Request, ruleset
+from dsr_agent.guard.transaction import commands, removal
+from dsr_agent.reconcile.resolve import Wanted
+from dsr_agent.state.actions import Action, HoldGuard, RemoveGuard, Why, WriteGuard
+from dsr_agent.state.errors import NotPermitted
+from dsr_agent.state.marks import owns_link
+from dsr_agent.state.model import Desired, Link, Network, Observed
+from dsr_agent.state.table import Table
+from dsr_agent.tunnels import CARRIERS, carrier
+
+_PROTOCOL_OF_KIND = {means.kind: means.protocol for means in CARRIERS.values()}
+_TCP_AND_IP = {4: 40, 6: 60}
+_ETHERNET = 1500
+
+
+def steps(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Action]:
+    """
+    What is to be done about the guard.
+
+    Without a file's tunnels there is nothing to guard. Whoever may not see the guard cannot say that it is amiss.
+    """
+    there = observed.guard.table
+    if isinstance(observed.guard.unavailable, NotPermitted):
+        return
+    if desired.guard is None or not (wanted.carried or wanted.waiting):
+        if there is not None:
+            yield RemoveGuard(removal(), Why.UNWANTED, tuple(link.key for link in _doomed(wanted, observed)))
+        return
+    if observed.guard.unavailable and not desired.guard.required:
+        return
+    table = wanted_table(desired, wanted, observed)
+    if table != there:
+        yield WriteGuard(table, commands(table, there), _words(table, there), Why.CHANGED if there else Why.MISSING)
+    elif observed.guard.can_hold:
+        yield HoldGuard()
+
+
+def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
+    """
+    The table for the tunnels of *desired*.
+
+    A link of ours that is about to be replaced keeps its entrance until it is gone: what a balancer sends in the form
+    declared until now is not lost while the new one is made beside it.
+    """
+    policy = desired.guard
+    assert policy is not None
+    entrances = list(_entrances(wanted, observed))
+    return ruleset(
+        Request(
+            entrances=(*entrances, *_going(wanted, observed)),
+            vips={vip.ip: vip.services if policy.services else () for vip in desired.vips.values()},
+            own=frozenset(address.ip for address in observed.addresses.values()),
+            mss=_mss(desired, wanted, observed, entrances),
+        )
+    )
+
+
+def _entrances(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
+    for item in wanted.carried:
+        yield from _entrance(item.link, item.tunnel.name, item.tunnel.load_balancers)
+    for name, tunnel in wanted.waiting.items():
+        yield from _entrance(observed.links[name], tunnel.name, tunnel.load_balancers)
+
+
+def _entrance(link: Link, name: str, senders: tuple[Network, ...]) -> Iterator[Entrance]:
+    """What *link* takes, if it is of a kind that we make and looks for one address."""
+    outer, protocol = link.outer, _PROTOCOL_OF_KIND.get(link.kind)
+    if outer and protocol and isinstance(outer.local, IPv4Address):
+        yield Entrance(name, outer.local, protocol, senders, outer.key, outer.checksum)
+
+
+def _going(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
+    """The entrances of links that are going, for whom the table that is there lets in by them."""
+    there = observed.guard.table
+    for link in _doomed(wanted, observed) if there else ():
+        if senders := tuple(sorted(_senders(link.name, there), key=str)):
+            yield from _entrance(link, link.name, senders)
+
+
+def _doomed(wanted: Wanted, observed: Observed) -> Iterator[Link]:
+    """Links of ours that are there now and will be gone, or be something else."""
+    staying = {item.link.name: item.link.outer for item in wanted.carried}
+    for link in observed.links.values():
+        if owns_link(link) and link.name not in wanted.waiting and staying.get(link.name) != link.outer:
+            yield link
+
+
+def _senders(tunnel: str, there: Table | None) -> Iterator[Network]:
+    for prefixlen in range(33):
+        found = there.sets.get(counted_in(tunnel, prefixlen)) if there else None
+        for element in found.elements if found else ():
+            yield IPv4Network((json.loads(element), prefixlen))
+
+
+def _mss(desired: Desired, wanted: Wanted, observed: Observed, entrances: Iterable[Entrance]) -> Mapping[int, int]:
+    """
+    The largest TCP segment by IP version: what is left of a packet when its balancer has wrapped it.
+
+    The smallest of all tunnels' counts, because a balancer may use any; the way to the balancer is taken to be as wide
+    as the link on which its packets arrive.
+    """
+    assert desired.guard is not None
+    said = desired.guard.mss
+    if said == 0:
+        return {}
+    tunnels = [item.tunnel for item in wanted.carried] + list(wanted.waiting.values())
+    overhead = max(carrier(tunnel).overhead(tunnel) for tunnel in tunnels)
+    locals_ = {entrance.local for entrance in entrances}
+    arrivals = [address.link for address in observed.addresses.values() if address.ip in locals_]
+    mtus = [observed.links[name].mtu for name in arrivals if name in observed.links and observed.links[name].mtu]
+    left = min(mtus, default=_ETHERNET) - overhead
+    return {
+        version: said or left - _TCP_AND_IP[version] for version in sorted({key.ip.version for key in desired.vips})
+    }
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _words(table: Table, there: Table | None) -> str:
+    if there is None:
+        return "write the guard: only declared load balancers get in, and only to VIPs"
+    added = sum(len(found.elements - _elements(there, name)) for name, found in table.sets.items())
+    gone = sum(len(found.elements - _elements(table, name)) for name, found in there.sets.items())
+    if set(table.sets) == set(there.sets) and table.chains == there.chains and table.counters == there.counters:
+        counts = [
+            f"{count} address{'es' * (count != 1)} {word}" for count, word in ((added, "in"), (gone, "out")) if count
+        ]
+        return f"change the guard in place: {', '.join(counts) or 'what does not belong there out'}"
+    return "write the guard's rules again"
+
+
+def _elements(table: Table, name: str) -> frozenset[str]:
+    return table.sets[name].elements if name in table.sets else frozenset()

@@ -1,0 +1,80 @@
+"""
+The guard's table in the kernel's packet filter (nftables), as a value that can be held against another.
+
+Rules and elements are texts: the JSON of `libnftables-json(5)` in one fixed form (`canonical`), without what the kernel
+adds (handles, counts), so that what was asked for and what is read back are equal when they mean the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsr_agent.state.errors import DsrError
+
+FAMILY, NAME = "inet", "dsr_agent"
+
+
+def canonical(value: Any) -> str:
+    """The one text for *value*, a piece of nftables' JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class SetShape:
+    """What cannot be changed about a set once it is there. *size* is the number of elements it has room for."""
+
+    type: tuple[str, ...]
+    size: int = 0
+    interval: bool = False
+    counted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FilterSet:
+    """A set of addresses, or of combinations of them."""
+
+    shape: SetShape
+    elements: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Rules, and where in a packet's way they are asked; without a *hook*, only when another chain sends it here."""
+
+    rules: tuple[str, ...] = ()
+    hook: str = ""
+    priority: int = 0
+    type: str = "filter"
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """What cannot be changed about a chain once it is there."""
+        return self.hook, self.priority, self.type
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The whole table. *strangers* are objects in it that we never make: their kind and name."""
+
+    sets: Mapping[str, FilterSet] = field(default_factory=dict)
+    counters: frozenset[str] = frozenset()
+    chains: Mapping[str, Chain] = field(default_factory=dict)
+    strangers: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedGuard:
+    """
+    What the kernel holds of the guard.
+
+    *held*: the table is owned by a process, and the kernel lets nobody else change it (Linux 6.9, nftables 1.1).
+    *can_hold*: this process could own it and does not. *unavailable* says why nothing can be known or done.
+    """
+
+    table: Table | None = None
+    held: bool = False
+    can_hold: bool = False
+    unavailable: DsrError | None = None
