@@ -38,17 +38,18 @@ class Firewall:
     """
     See above. *hold*: own the table as long as this process lives, where kernel and library can.
 
-    *on_lost* is called when announcements were dropped; the copy is worth nothing then.
+    Without *listen* every look reads afresh.
     """
 
-    def __init__(self, hold: bool = False) -> None:
+    def __init__(self, hold: bool = False, *, listen: bool = True) -> None:
         self._nftables: Nftables | None = None
         self._hold = hold
         self._copy: ObservedGuard | None = None
         self._touched = False
         self._monitor: Monitor | None = None
-        # A kernel without netfilter, or a user without the right to listen: every look reads afresh.
-        with contextlib.suppress(OSError):
+        if not listen:
+            return
+        with contextlib.suppress(OSError):  # a kernel without netfilter, or a user without the right to listen
             self._monitor = Monitor(_RECEIVE_BUFFER, _NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
 
     def fileno(self) -> int:
@@ -70,6 +71,13 @@ class Firewall:
         if afresh or self._copy is None or self._monitor is None:
             self._copy = self._read()
         return self._copy
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The table's objects with what they have counted, afresh; nothing where there is no table."""
+        try:
+            return self._open().listing(f"list table {FAMILY} {NAME}")[0]
+        except OSError:
+            return []
 
     def _read(self) -> ObservedGuard:
         try:

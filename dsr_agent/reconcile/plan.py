@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dsr_agent.guard.transaction import removal
-from dsr_agent.reconcile import protection
+from dsr_agent.reconcile import fallback, protection
 from dsr_agent.reconcile.resolve import (
     Carried,
     Wanted,
@@ -36,12 +36,10 @@ from dsr_agent.state.actions import (
     RemoveGuard,
     RenameLink,
     ReplaceAddress,
-    TakeDown,
-    Why,
     WriteSysctl,
 )
 from dsr_agent.state.errors import Foreign, NotYet
-from dsr_agent.state.marks import FALLBACK_DEVICES, owns_address, owns_link
+from dsr_agent.state.marks import owns_address, owns_link
 from dsr_agent.state.model import (
     GUARD,
     MODULE_OF_KIND,
@@ -56,9 +54,8 @@ from dsr_agent.state.model import (
     Sysctl,
     SysctlKey,
 )
+from dsr_agent.state.why import Why
 from dsr_agent.tunnels import carrier
-
-_FALLBACK_KINDS = frozenset({"ipip", "gre", "gretap", "erspan", "sit", "ip6tnl", "ip6gre", "vti", "vti6"})
 
 
 @dataclass
@@ -91,8 +88,7 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
         missing_devices = _plan_devices(desired, observed, steps)
         blocked = _plan_conflicts(desired, observed, steps)
         wanted = resolve(desired, observed)
-        _plan_guard(desired, wanted, observed, steps)
-        _plan_fallback_devices(desired, observed, steps)
+        _plan_protection(desired, wanted, observed, steps)
         _plan_tunnels(wanted, observed, steps)
         _sweep_links(wanted, observed, steps)
         if scope.everything:
@@ -101,6 +97,15 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
         if key.link not in missing_devices and key not in blocked:
             _plan_vip(key, desired, observed, steps)
     return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems), tuple(steps.warnings))
+
+
+def _plan_protection(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> None:
+    """The guard is in place before a tunnel comes up, and goes after the last one."""
+    if desired.guard and desired.guard.required:
+        steps.after = (GUARD,)
+    for action in (*protection.steps(desired, wanted, observed), *fallback.steps(desired, observed)):
+        (steps.last if isinstance(action, RemoveGuard) else steps.first).append(action)
+    steps.warnings += [*protection.warnings(desired, observed), *fallback.warnings(desired, observed)]
 
 
 # --- VIPs ---------------------------------------------------------------------------------------------------------
@@ -176,39 +181,6 @@ def _plan_conflicts(desired: Desired, observed: Observed, steps: _Steps) -> froz
             own = f"it is also this host's own address on {key.link}, which answers ARP for it"
             steps.problems.append(Problem(wanted, Foreign(own, f"write another VIP, or remove it there: {remedy}")))
     return frozenset(blocked)
-
-
-# --- guard --------------------------------------------------------------------------------------------------------
-
-
-def _plan_guard(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> None:
-    """The guard is in place before a tunnel comes up, and goes after the last one."""
-    if desired.guard and desired.guard.required:
-        steps.after = (GUARD,)
-    if desired.guard and observed.guard.unavailable and not desired.guard.required:
-        steps.warnings.append(Problem(GUARD, observed.guard.unavailable))
-    for action in protection.steps(desired, wanted, observed):
-        (steps.last if isinstance(action, RemoveGuard) else steps.first).append(action)
-
-
-def _plan_fallback_devices(desired: Desired, observed: Observed, steps: _Steps) -> None:
-    """
-    A device that the kernel made by itself takes what no tunnel takes, in its own protocol and from anybody.
-
-    One that has an address is somebody's tunnel, until the file says otherwise.
-    """
-    used = {key.link for key in observed.addresses if not key.ip.is_link_local}
-    for name in sorted(FALLBACK_DEVICES & observed.links.keys()):
-        link = observed.links[name]
-        if not link.up or link.kind not in _FALLBACK_KINDS:
-            continue
-        if desired.fallback_devices == "down" or (desired.fallback_devices == "auto" and name not in used):
-            steps.first.append(TakeDown(name))
-        else:
-            has = " and has an address" if name in used else ""
-            text = f"it is up{has}, and {Why.FALLBACK.removeprefix('it ')}"
-            remedy = f'ip link set {name} down, or write [guard] fallback_devices = "down"'
-            steps.warnings.append(Problem(link.key, Foreign(text, remedy)))
 
 
 # --- tunnels ------------------------------------------------------------------------------------------------------

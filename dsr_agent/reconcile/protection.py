@@ -10,11 +10,12 @@ from dsr_agent.guard.outer import Entrance, counted_in
 from dsr_agent.guard.ruleset import Request, ruleset
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.reconcile.resolve import Wanted
-from dsr_agent.state.actions import Action, HoldGuard, RemoveGuard, Why, WriteGuard
+from dsr_agent.state.actions import Action, HoldGuard, Problem, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import Desired, Link, Network, Observed
+from dsr_agent.state.model import GUARD, Desired, Link, Network, Observed
 from dsr_agent.state.table import Table
+from dsr_agent.state.why import Why
 from dsr_agent.tunnels import CARRIERS, carrier
 
 _PROTOCOL_OF_KIND = {means.kind: means.protocol for means in CARRIERS.values()}
@@ -42,6 +43,12 @@ def steps(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Acti
         yield WriteGuard(table, commands(table, there), _words(table, there), Why.CHANGED if there else Why.MISSING)
     elif observed.guard.can_hold:
         yield HoldGuard()
+
+
+def warnings(desired: Desired, observed: Observed) -> Iterator[Problem]:
+    """What is wrong with the guard, where the file goes on without it."""
+    if desired.guard and observed.guard.unavailable and not desired.guard.required:
+        yield Problem(GUARD, observed.guard.unavailable)
 
 
 def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:

@@ -28,12 +28,12 @@ from dsr_agent.state.actions import (
     RenameLink,
     ReplaceAddress,
     TakeDown,
-    Why,
     WriteGuard,
     WriteSysctl,
 )
 from dsr_agent.state.model import Desired, Key
 from dsr_agent.state.report import Cause, Report, Result
+from dsr_agent.state.why import Why
 
 # More of one kind than this in one pass is told as a number.
 _ONE_BY_ONE = 5

@@ -9,7 +9,6 @@ deleting what is already gone, is success (the doers hold this promise).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
 from dsr_agent.state.errors import DsrError
@@ -26,31 +25,7 @@ from dsr_agent.state.model import (
     SysctlKey,
 )
 from dsr_agent.state.table import Table
-
-
-class Why(StrEnum):
-    """Why a step is needed, in words for people; `str()` of the step says what it does."""
-
-    MISSING = "it is missing"
-    CHANGED = "it was changed"
-    DOWN = "it is down"
-    UNMARKED = "its mark was wiped"
-    ADOPTED = "adopted: it was there already, identical and unmarked"
-    MISNAMED = "it is ours under another name"
-    NEW = "it belongs to a new link"
-    NEEDED = "a new link needs it"
-    KEPT = "nobody else is to change it"
-    REPLACEMENT = "it takes the place of one that cannot be changed"
-    REPLACED = "it is replaced"
-    LEFT_OVER = "it is a left-over"
-    UNWANTED = "it is not in the file (any more)"
-    FALLBACK = "it decapsulates for every address of this host"
-    TEARDOWN = "teardown"
-
-    @property
-    def is_part(self) -> bool:
-        """Whether the step only completes another one, and is told with it."""
-        return self in (Why.NEW, Why.NEEDED, Why.KEPT)
+from dsr_agent.state.why import Why
 
 
 @dataclass(frozen=True, slots=True)
