@@ -31,6 +31,12 @@ _RECEIVE_BUFFER = 4 << 20
 
 _INSTALL = "install nftables (the package libnftables1), or write [guard] required = false to go on without"
 
+# The kernel takes the flags for a table that is being made or that its owner has left, and for no other one.
+_ITSELF = {"family": FAMILY, "name": NAME}
+_MAKE = canonical({"add": {"table": _ITSELF}})
+_MAKE_HELD = canonical({"add": {"table": _ITSELF | {"flags": ["owner", "persist"]}}})
+_UNMAKE = canonical({"delete": {"table": _ITSELF}})
+
 GuardAction = WriteGuard | HoldGuard | RemoveGuard
 
 
@@ -95,7 +101,7 @@ class Firewall:
     @staticmethod
     def _why_not(nftables: Nftables) -> DsrError | None:
         """Why no table could be made, if so."""
-        complaint = nftables.rehearse([canonical({"add": {"table": {"family": FAMILY, "name": NAME}}})])
+        complaint = nftables.rehearse([_MAKE])
         return _explain(complaint) if complaint else None
 
     def _open(self) -> Nftables:
@@ -113,15 +119,26 @@ class Firewall:
             return _missing(error)
         self._copy = None
         if isinstance(action, HoldGuard):
-            flags = {"family": FAMILY, "name": NAME, "flags": ["owner", "persist"]}
-            nftables.transaction([canonical({"add": {"table": flags}})])
-            # Tried once: where kernel or library is too old, the table is as safe as announcements make it.
-            self._hold = self._read().held
+            self._take_hold(nftables, action.commands)
             return None
-        complaint = nftables.transaction(action.commands)
+        complaint = "not tried"
+        if self._hold and isinstance(action, WriteGuard) and action.commands[:1] == (_MAKE,):
+            complaint = nftables.transaction([_MAKE_HELD, *action.commands])
+        if complaint:
+            complaint = nftables.transaction(action.commands)
         if isinstance(action, RemoveGuard) and "No such file" in complaint:
             return None
         return _explain(complaint) if complaint else None
+
+    def _take_hold(self, nftables: Nftables, commands: Iterable[str]) -> None:
+        """
+        Own the table: one that an owner has left, in place; any other by making it anew, in one transaction.
+
+        Tried once: where kernel or library is too old, the table is as safe as announcements make it.
+        """
+        if nftables.transaction([_MAKE_HELD]) or not self._read().held:
+            nftables.transaction([_UNMAKE, _MAKE_HELD, *commands])
+            self._hold = self._read().held
 
     # --- announcements ---------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def steps(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Acti
     if table != there:
         yield WriteGuard(table, commands(table, there), _words(table, there), Why.CHANGED if there else Why.MISSING)
     elif observed.guard.can_hold:
-        yield HoldGuard()
+        yield HoldGuard(commands(table, None))
 
 
 def warnings(desired: Desired, observed: Observed) -> Iterator[Problem]:

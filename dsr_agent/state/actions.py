@@ -294,8 +294,13 @@ class WriteGuard:
 
 @dataclass(frozen=True, slots=True)
 class HoldGuard:
-    """Own the guard's table for as long as this process lives, where the kernel can: nobody else can change it then."""
+    """
+    Own the guard's table for as long as this process lives, where the kernel can: nobody else can change it then.
 
+    *commands* make it anew, where it cannot be owned as it is.
+    """
+
+    commands: tuple[str, ...]
     why: Why = Why.KEPT
 
     @property
