@@ -36,7 +36,7 @@ from dsr_agent.state.actions import (
     ReplaceAddress,
     WriteSysctl,
 )
-from dsr_agent.state.errors import DsrError, NotYet, Unsupported
+from dsr_agent.state.errors import DsrError, Foreign, NotYet, Unsupported
 from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
 from dsr_agent.state.report import Outcome, Result
 from tests.fake import shell
@@ -209,7 +209,7 @@ class FakeKernel:
         try:
             self._carry_out(action)
         except RefusedError as refused:
-            error = _meaning(action, refused.code)
+            error = self._meaning(action, refused.code)
         finally:
             self._actor = before
         error = error or (fault.error if fault else None)
@@ -274,22 +274,25 @@ class FakeKernel:
             self._hooks.remove(entry)
             entry[1]()
 
-
-def _meaning(action: Action, code: int) -> DsrError | None:
-    """What errno *code* comes to, in the words of the real kernel's room; None where it is success."""
-    if isinstance(action, AddAddress | ReplaceAddress) and code == errno.ENODEV:
-        link = action.address.link
-        return NotYet(f"there is no device {link}", f"create it, or correct device = {link!r}")
-    if isinstance(action, AddAddress | ReplaceAddress) and code in (errno.EACCES, errno.EOPNOTSUPP):
-        link = action.address.link
-        remedy = f"sysctl -w net.ipv6.conf.{link}.disable_ipv6=0"
-        return Unsupported(f"cannot {action}: IPv6 is switched off on {link}", remedy)
-    if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
-        return Unsupported(f"this kernel has no links of kind {action.link.kind}")
-    success: dict[type, set[int]] = {
-        AddAddress: {errno.EEXIST},
-        DeleteAddress: {errno.EADDRNOTAVAIL, errno.ENODEV},
-        DeleteLink: {errno.ENODEV},
-        WriteSysctl: {errno.ENOENT},
-    }
-    return None if code in success.get(type(action), set()) else explain(code, f"cannot {action}")
+    def _meaning(self, action: Action, code: int) -> DsrError | None:
+        """What errno *code* comes to, in the words of the real kernel's room; None where it is success."""
+        if isinstance(action, AddAddress | ReplaceAddress) and code == errno.ENODEV:
+            link = action.address.link
+            return NotYet(f"there is no device {link}", f"create it, or correct device = {link!r}")
+        if isinstance(action, AddAddress | ReplaceAddress) and code in (errno.EACCES, errno.EOPNOTSUPP):
+            link = action.address.link
+            remedy = f"sysctl -w net.ipv6.conf.{link}.disable_ipv6=0"
+            return Unsupported(f"cannot {action}: IPv6 is switched off on {link}", remedy)
+        if isinstance(action, AddAddress) and code == errno.EEXIST:
+            if action.key in self.machine.addresses:
+                return None
+            where = f"{action.address.ip} is on {action.address.link} with another prefix length"
+            return Foreign(where, "remove that address")
+        if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
+            return Unsupported(f"this kernel has no links of kind {action.link.kind}")
+        success: dict[type, set[int]] = {
+            DeleteAddress: {errno.EADDRNOTAVAIL, errno.ENODEV},
+            DeleteLink: {errno.ENODEV},
+            WriteSysctl: {errno.ENOENT},
+        }
+        return None if code in success.get(type(action), set()) else explain(code, f"cannot {action}")
