@@ -19,9 +19,9 @@ from dsr_agent.reconcile.delta import only_routes, scope_of
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.resolve import targets
 from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
-from dsr_agent.state.errors import DsrError, NotYet, Transient
+from dsr_agent.state.errors import NotYet, Transient
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, HOST, ROUTES, Changes, Desired, Key, Observed, Scope
+from dsr_agent.state.model import EVERYTHING, HOST, THIS_HOST, Changes, Desired, Key, Observed, Scope
 from dsr_agent.state.report import Cause, Outcome, Report, Result
 
 # A step can bring to light the next one (a link adopted under its own name, say); more turns than this mean that
@@ -185,7 +185,7 @@ class Reconciler:
     def _not_seen(self, wake: _Wake, error: OSError) -> None:
         """The kernel refused even to be looked at (no memory, say): say so, and try again."""
         now = self._clock.now()
-        problem = Problem(ROUTES, Transient(f"the kernel cannot be read: {error.strerror or error}"))
+        problem = Problem(THIS_HOST, Transient(f"the kernel cannot be read: {error.strerror or error}"))
         report = Report(wake.scope, wake.cause, remaining=Plan((), (problem,)), desired=self._desired)
         self._retry = self._retry.after(undone=True)
         self._undone |= wake.scope
@@ -288,9 +288,10 @@ async def carry_out(kernel: Kernel, actions: Sequence[Action], held: Collection[
         ready: list[Action] = []
         for action in run:
             if action.key in held:
-                outcomes.append(_not_done(action, Result.HELD, "held back, because somebody keeps undoing it"))
+                why = NotYet("held back, because somebody keeps undoing it")
+                outcomes.append(Outcome(action, Result.HELD, why))
             elif reason := next((undone[key] for key in action.needs if key in undone), None):
-                outcomes.append(_not_done(action, Result.SKIPPED, f"skipped: {reason}"))
+                outcomes.append(Outcome(action, Result.SKIPPED, NotYet(reason)))
             else:
                 ready.append(action)
         outcomes += await kernel.apply(ready) if ready else ()
@@ -298,11 +299,6 @@ async def carry_out(kernel: Kernel, actions: Sequence[Action], held: Collection[
             if outcome.result is not Result.DONE and not isinstance(outcome.action, LoadModule):
                 undone.setdefault(outcome.action.key, f"it waits for {outcome.action.key}")
     return outcomes
-
-
-def _not_done(action: Action, result: Result, why: str) -> Outcome:
-    error: DsrError = NotYet(f"cannot {action} now ({why})")
-    return Outcome(action, result, error)
 
 
 def _repaired(outcomes: Iterable[Outcome]) -> set[Key]:

@@ -79,9 +79,18 @@ class RoutesKey:
         return "routes"
 
 
-ROUTES = RoutesKey()
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """This host as a whole: what is not about any one thing on it."""
 
-Key: TypeAlias = RoutesKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
+    def __str__(self) -> str:
+        return "this host"
+
+
+ROUTES = RoutesKey()
+THIS_HOST = HostKey()
+
+Key: TypeAlias = HostKey | RoutesKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
 
 
 # --- what the operator declares -----------------------------------------------------------------------------------
