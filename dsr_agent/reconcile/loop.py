@@ -17,7 +17,7 @@ from dsr_agent.kernel.port import Kernel
 from dsr_agent.reconcile import cadence
 from dsr_agent.reconcile.delta import only_routes, scope_of
 from dsr_agent.reconcile.plan import plan
-from dsr_agent.reconcile.resolve import targets
+from dsr_agent.reconcile.resolve import missing_modules, targets
 from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
 from dsr_agent.state.errors import NotYet, Transient
 from dsr_agent.state.marks import owns_link
@@ -147,7 +147,7 @@ class Reconciler:
             outcomes += done
             observed = await self._observe(desired, again)
             todo = plan(desired, observed, scope)
-            if any(outcome.result is not Result.DONE for outcome in done):
+            if any(_was_refused(outcome) for outcome in done):
                 break  # trying again at once would meet the same refusal
         finished = self._clock.now()
         repaired = _repaired(outcomes)
@@ -173,7 +173,7 @@ class Reconciler:
         return report
 
     async def _observe(self, desired: Desired, scope: Scope) -> Observed:
-        observed = await self._kernel.observe(scope, targets(desired) if scope.host else ())
+        observed = await look(self._kernel, desired, scope)
         if scope.host:
             self._ours = frozenset(name for name, link in observed.links.items() if owns_link(link))
         return observed
@@ -296,9 +296,14 @@ async def carry_out(kernel: Kernel, actions: Sequence[Action], held: Collection[
                 ready.append(action)
         outcomes += await kernel.apply(ready) if ready else ()
         for outcome in outcomes:
-            if outcome.result is not Result.DONE and not isinstance(outcome.action, LoadModule):
+            if _was_refused(outcome):
                 undone.setdefault(outcome.action.key, f"it waits for {outcome.action.key}")
     return outcomes
+
+
+def _was_refused(outcome: Outcome) -> bool:
+    """Whether a step was not done that others may need; loading a module is a courtesy."""
+    return outcome.result is not Result.DONE and not isinstance(outcome.action, LoadModule)
 
 
 def _repaired(outcomes: Iterable[Outcome]) -> set[Key]:
@@ -309,6 +314,13 @@ def _repaired(outcomes: Iterable[Outcome]) -> set[Key]:
     }
 
 
+async def look(kernel: Kernel, desired: Desired, scope: Scope) -> Observed:
+    """Read back what *scope* asks for, and why modules that *desired* needs cannot be had."""
+    observed = await kernel.observe(scope, targets(desired) if scope.host else ())
+    missing = missing_modules(desired, observed) if scope.host else ()
+    return replace(observed, obstacles=await kernel.obstacles(missing)) if missing else observed
+
+
 async def apply_once(kernel: Kernel, desired: Desired, clock: Clock) -> Report:
     """One pass over everything, for ``dsr-agent apply``."""
     return await Reconciler(kernel, desired, clock=clock, publish=lambda report: None).one_pass(EVERYTHING, Cause.START)
@@ -316,5 +328,5 @@ async def apply_once(kernel: Kernel, desired: Desired, clock: Clock) -> Report:
 
 async def plan_now(kernel: Kernel, desired: Desired) -> tuple[Plan, Observed]:
     """What ``dsr-agent plan`` prints: one look at everything, and nothing done."""
-    observed = await kernel.observe(EVERYTHING, targets(desired))
+    observed = await look(kernel, desired, EVERYTHING)
     return plan(desired, observed, EVERYTHING), observed

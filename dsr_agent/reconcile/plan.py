@@ -266,8 +266,10 @@ def _finish(found: Link, name: str, item: Carried, observed: Observed) -> Iterat
 
 def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps, *, why: Why) -> None:
     """A new link: made down and marked, made safe, then up."""
-    module = MODULE_OF_KIND.get(link.kind)
-    if module and module not in observed.modules:
+    module = MODULE_OF_KIND.get(link.kind, "")
+    if module in observed.obstacles:  # not the last word: making the link asks the kernel, which may know better
+        steps.problems.append(Problem(link.key, observed.obstacles[module]))
+    elif module and module not in observed.modules:
         steps.links.append(LoadModule(module, Why.NEEDED))
     steps.links.append(AddLink(replace(link, up=False), why))
     steps.links += [WriteSysctl(sysctl, link.name, Why.NEW) for sysctl in item.sysctls(link.name)]

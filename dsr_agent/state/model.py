@@ -16,6 +16,8 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
+from dsr_agent.state.errors import DsrError
+
 Ip: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -318,6 +320,7 @@ class Observed:
     *sources* says which address the host uses towards a target; a target without a route is not in it.
     A sysctl that does not exist (IPv6 switched off, say) is not in *sysctls*. *modules* are those loaded or built in.
     *keeps_proto* is false on kernels older than 5.18, which take an address's `IFA_PROTO` and forget it.
+    *obstacles* say of modules that are missing and needed why they cannot be had, where that is known beforehand.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -326,6 +329,7 @@ class Observed:
     sources: Mapping[IPv4Address, IPv4Address] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     keeps_proto: bool = True
+    obstacles: Mapping[str, DsrError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -178,6 +178,11 @@ class FakeKernel:
             keeps_proto=machine.keeps_proto,
         )
 
+    async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
+        """See `port.Kernel.obstacles`."""
+        gone = [name for name in modules if name not in self.machine.loadable]
+        return {name: Unsupported(f"the running kernel has no module {name}", "install the package") for name in gone}
+
     async def apply(self, actions: Sequence[Action]) -> tuple[Outcome, ...]:
         """See `port.Kernel.apply`."""
         await asyncio.sleep(0)
@@ -201,6 +206,8 @@ class FakeKernel:
 
     def _outcome(self, action: Action) -> Outcome:
         self._hook(type(action))
+        if isinstance(action, LoadModule) and action.name not in self.machine.loadable | self.machine.modules:
+            return Outcome(action, Result.SKIPPED, NotYet("the kernel is asked for it when the link is made"))
         fault = self._fault(type(action))
         if fault and not fault.done:
             return Outcome(action, Result.FAILED, fault.error)
