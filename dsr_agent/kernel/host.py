@@ -13,7 +13,7 @@ import asyncio
 import platform
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from itertools import groupby, islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from dsr_agent.kernel import addresses, blame, links, monitor, netlink, routes, 
 from dsr_agent.kernel.link_writer import LinkWriter
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.state.actions import Action, AddAddress, DeleteAddress, LoadModule, ReplaceAddress, WriteSysctl
-from dsr_agent.state.errors import DsrError
+from dsr_agent.state.errors import DsrError, NotYet
 from dsr_agent.state.model import (
     MODULE_OF_KIND,
     ROUTES,
@@ -127,6 +127,10 @@ class Host:
             modules = self._modules.present(MODULE_OF_KIND.values())
             sources = routes.sources(self._channel, targets)
         return Observed(found_links, dict(self._copy), values, sources, modules, _KEEPS_PROTO)
+
+    async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
+        """See `port.Kernel.obstacles`."""
+        return {name: obstacle for name in modules if (obstacle := self._modules.obstacle(name))}
 
     def _look_up_unannounced(self) -> None:
         """Ask for the IPv6 addresses that were just added: their announcement comes after the acknowledgement."""
@@ -263,6 +267,8 @@ class Host:
         error: DsrError | None
         if isinstance(action, LoadModule):
             await self._modules.load(action.name)
+            if not self._modules.present([action.name]):
+                return Outcome(action, Result.SKIPPED, NotYet("the kernel is asked for it when the link is made"))
             error = None
         elif isinstance(action, WriteSysctl):
             error = sysctls.write(action.sysctl.path, action.sysctl.value, self._sysctls)

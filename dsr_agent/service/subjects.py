@@ -5,7 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 
 from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, stand_in_name
-from dsr_agent.state.model import AddressKey, Desired, Key, LinkKey, ModuleKey, RoutesKey, Scope, SysctlKey, TunnelKey
+from dsr_agent.state.model import (
+    AddressKey,
+    Desired,
+    HostKey,
+    Key,
+    LinkKey,
+    ModuleKey,
+    RoutesKey,
+    Scope,
+    SysctlKey,
+    TunnelKey,
+)
 
 
 class Sort(StrEnum):
@@ -32,7 +43,7 @@ def sort_of(key: Key, desired: Desired) -> Sort:
         return Sort.SYSCTL
     if isinstance(key, ModuleKey):
         return Sort.MODULE
-    assert isinstance(key, RoutesKey)
+    assert isinstance(key, HostKey | RoutesKey)
     return Sort.HOST
 
 

@@ -16,6 +16,8 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
+from dsr_agent.state.errors import DsrError
+
 Ip: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -79,9 +81,18 @@ class RoutesKey:
         return "routes"
 
 
-ROUTES = RoutesKey()
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """This host as a whole: what is not about any one thing on it."""
 
-Key: TypeAlias = RoutesKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
+    def __str__(self) -> str:
+        return "this host"
+
+
+ROUTES = RoutesKey()
+THIS_HOST = HostKey()
+
+Key: TypeAlias = HostKey | RoutesKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
 
 
 # --- what the operator declares -----------------------------------------------------------------------------------
@@ -309,6 +320,7 @@ class Observed:
     *sources* says which address the host uses towards a target; a target without a route is not in it.
     A sysctl that does not exist (IPv6 switched off, say) is not in *sysctls*. *modules* are those loaded or built in.
     *keeps_proto* is false on kernels older than 5.18, which take an address's `IFA_PROTO` and forget it.
+    *obstacles* say of modules that are missing and needed why they cannot be had, where that is known beforehand.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -317,6 +329,7 @@ class Observed:
     sources: Mapping[IPv4Address, IPv4Address] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     keeps_proto: bool = True
+    obstacles: Mapping[str, DsrError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
