@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ async def _plan(arguments: argparse.Namespace) -> int:
 
 async def _apply(arguments: argparse.Namespace) -> int:
     loaded = _loader(arguments)()
-    async with Host() as host:
+    async with Host(hold=True) as host:  # so that the agent that comes after can own the guard as it is
         report = await apply_once(host, loaded.desired, SteadyClock())
     if arguments.json:
         _print_json(printing.report_json(report))
@@ -135,12 +135,16 @@ async def _apply(arguments: argparse.Namespace) -> int:
 
 
 async def _status(arguments: argparse.Namespace) -> int:
-    loaded = _loader(arguments)()
+    from dsr_agent.service.web import client  # noqa: PLC0415  an HTTP client is for this verb only
+
+    try:
+        loaded = _loader(arguments)()
+    except ConfigError as error:  # what is in force then is what a running agent read before
+        pid = running()
+        return _refuse_status(arguments, error, pid, client.status(default_socket(os.environ), pid))
     async with Host() as host:
         _, observed = await plan_now(host, loaded.desired)
     status = Status.of(loaded.desired, observed, running())
-    from dsr_agent.service.web import client  # noqa: PLC0415  an HTTP client is for this verb only
-
     says = client.status(loaded.settings.http.socket or default_socket(os.environ), status.running)
     if arguments.json:
         _print_json(printing.status_json(status, says))
@@ -179,6 +183,17 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
 def _loader(arguments: argparse.Namespace) -> Callable[[], Loaded]:
     """Reads the file that the arguments name."""
     return lambda: load(arguments.config, environ=os.environ)
+
+
+def _refuse_status(
+    arguments: argparse.Namespace, error: ConfigError, pid: int | None, says: Mapping[str, Any] | None
+) -> int:
+    """A file that cannot be used, and what the running agent makes of it."""
+    if arguments.json:
+        _print_json(printing.unusable_json(error.refusals, pid, says))
+        return UNUSABLE
+    print(printing.unusable(pid, says))
+    return _refuse(arguments, error)
 
 
 def _refuse(arguments: argparse.Namespace, error: ConfigError) -> int:

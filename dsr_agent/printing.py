@@ -134,6 +134,25 @@ def status_json(now: Status, says: Mapping[str, Any] | None = None) -> dict[str,
     return found
 
 
+def unusable(running: int | None, says: Mapping[str, Any] | None) -> str:
+    """What goes on while the file cannot be used; *says* is what the running agent says of itself."""
+    if running is None:
+        return "the file cannot be used; the agent is not running"
+    agent = f"the file cannot be used; the agent (process {running})"
+    if says is None:
+        return f"{agent} cannot be asked"
+    undone = [f"  {key}: {text}" for key, texts in says["undone"].items() for text in texts]
+    when = _moment(says["reload"]["succeeded_at"])
+    state = "not in sync" if undone else "in sync"
+    return "\n".join([f"{agent} goes on with what it read at {when}: {state}", *_some(undone)])
+
+
+def unusable_json(refusals: Sequence[str], running: int | None, says: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same for machines."""
+    agent = {"running": running is not None, "pid": running, **(says or {})}
+    return {"ok": False, "refusals": list(refusals), "agent": agent}
+
+
 def _said(says: Mapping[str, Any] | None) -> list[str]:
     """What the agent says of itself, where it is worth a line."""
     if not says:
@@ -141,8 +160,8 @@ def _said(says: Mapping[str, Any] | None) -> list[str]:
     reload = says.get("reload", {})
     lines = []
     if not reload.get("successful", True):
-        when = datetime.fromtimestamp(reload["tried_at"], UTC).astimezone().isoformat(" ", "seconds")
-        lines = [f"the file could not be used when it was read at {when}; the agent goes on as before:"]
+        tried = _moment(reload["tried_at"])
+        lines = [f"the file could not be used when it was read at {tried}; the agent goes on as before:"]
         lines += _some([f"  {refusal}" for refusal in reload["refusals"]])
     for key, times in says.get("fights", {}).items():
         lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
@@ -157,6 +176,11 @@ def _some(lines: list[str]) -> list[str]:
     if len(lines) <= _ON_A_SCREEN:
         return lines
     return [*lines[:_ON_A_SCREEN], f"... and {len(lines) - _ON_A_SCREEN} more (--json has all)"]
+
+
+def _moment(seconds: float) -> str:
+    """Seconds since 1970, as the wall clock here shows them."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(" ", "seconds")
 
 
 def _count(things: Any, noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,21 @@ from dsr_agent.config.settings import ENV_DELIMITER, ENV_PREFIX, AgentSettings, 
 from dsr_agent.config.wording import KeyPath, closest, printable, quoted
 
 FILE_VARIABLE = ENV_PREFIX + "CONFIG"  # names the file itself: read by the command line, before us
+
+# What Kubernetes puts into every container beside a service called dsr-agent, or dsr-agent-metrics, and nobody wrote.
+_LINK_TO_SERVICE = re.compile(
+    ENV_PREFIX
+    + r"(?:[A-Z0-9]+_)*(?:"
+    + "|".join(
+        (
+            r"SERVICE_HOST=.*",
+            r"SERVICE_PORT(?:_[A-Z0-9_]+)?=\d+",
+            r"PORT(?:_\d+_(?:TCP|UDP|SCTP))?=(?:tcp|udp|sctp)://.*",
+            r"PORT_\d+_(?:TCP|UDP|SCTP)_(?:PROTO|PORT|ADDR)=.*",
+        )
+    )
+    + ")"
+)
 
 
 def variable(*path: str) -> str:
@@ -40,7 +56,9 @@ class Environment(EnvSettingsSource):
         self.refusals: list[str] = []
         self.environ: dict[str, str] = {}
         for name, text in sorted(environ.items()):
-            if name.startswith(ENV_PREFIX) and name != FILE_VARIABLE:
+            if not name.startswith(ENV_PREFIX) or name == FILE_VARIABLE:
+                continue
+            if not _LINK_TO_SERVICE.fullmatch(f"{name}={text}"):
                 self._vet(name, text)
         super().__init__(settings_cls)
 

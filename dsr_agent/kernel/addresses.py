@@ -166,7 +166,7 @@ def write(channel: Channel, actions: Sequence[AddressAction], indexes: Mapping[s
             for position in positions:
                 outcomes[position] = Outcome(actions[position], Result.FAILED, lost)
     for position, answer in zip(positions, answers, strict=False):
-        outcomes[position] = _outcome(actions[position], answer)
+        outcomes[position] = _outcome(actions[position], answer, channel, indexes)
     return [outcome for outcome in outcomes if outcome]
 
 
@@ -181,10 +181,18 @@ def _no_link(action: AddressAction) -> Outcome:
     )
 
 
-def _outcome(action: AddressAction, answer: Refusal | None) -> Outcome:
-    if answer is None or answer.errno in _SUCCESS[type(action)]:
+def _outcome(action: AddressAction, answer: Refusal | None, channel: Channel, indexes: Mapping[str, int]) -> Outcome:
+    if answer is None:
+        return Outcome(action, Result.DONE)
+    already = answer.errno in _SUCCESS[type(action)]
+    if already and (answer.errno != errno.EEXIST or _is_there(action.address, channel, indexes[action.address.link])):
         return Outcome(action, Result.DONE)
     return Outcome(action, Result.FAILED, _error(action, answer))
+
+
+def _is_there(address: Address, channel: Channel, index: int) -> bool:
+    """Whether what is in the way of *address* is itself: IPv6 knows one on a link by the address, not its prefix."""
+    return address.ip.version == 4 or look_up(channel, address.key, index, {index: address.link}) is not None
 
 
 def _error(action: AddressAction, answer: Refusal) -> DsrError:

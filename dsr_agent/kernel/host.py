@@ -13,7 +13,7 @@ import asyncio
 import platform
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from itertools import groupby, islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from dsr_agent.kernel.firewall import Firewall, GuardAction
 from dsr_agent.kernel.link_writer import LinkWriter
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.state.actions import Action, AddAddress, DeleteAddress, LoadModule, ReplaceAddress, WriteSysctl
-from dsr_agent.state.errors import DsrError
+from dsr_agent.state.errors import DsrError, NotYet
 from dsr_agent.state.model import (
     GUARD,
     MODULE_OF_KIND,
@@ -140,6 +140,10 @@ class Host:
             self._take_in_firewall()
             guard = self._firewall.read(afresh=scope.everything)
         return Observed(found_links, dict(self._copy), values, sources, modules, _KEEPS_PROTO, guard)
+
+    async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
+        """See `port.Kernel.obstacles`."""
+        return {name: obstacle for name in modules if (obstacle := self._modules.obstacle(name))}
 
     def _look_up_unannounced(self) -> None:
         """Ask for the IPv6 addresses that were just added: their announcement comes after the acknowledgement."""
@@ -301,6 +305,8 @@ class Host:
             error = self._firewall.write(action)
         elif isinstance(action, LoadModule):
             await self._modules.load(action.name)
+            if not self._modules.present([action.name]):
+                return Outcome(action, Result.SKIPPED, NotYet("the kernel is asked for it when the link is made"))
             error = None
         elif isinstance(action, WriteSysctl):
             error = sysctls.write(action.sysctl.path, action.sysctl.value, self._sysctls)

@@ -62,18 +62,24 @@ class Modules:
 
     def diagnose(self, name: str) -> DsrError:
         """Why links that need module *name* cannot be created, and what to do about it."""
-        library = self._library()
-        if name in self._built_in() or (self._root / "sys/module" / name).exists():
+        if self.present([name]):
             return Unsupported(
                 f"module {name} is there, yet the kernel refuses links of its kind",
                 "look into dmesg for the reason",
             )
+        return self.obstacle(name) or Unsupported(
+            f"module {name} is on disk, yet could not be loaded",
+            f"try: modprobe {name}; dmesg tells the reason",
+        )
+
+    def obstacle(self, name: str) -> DsrError | None:
+        """What keeps module *name*, which is not there, from being loaded; None if nothing that can be seen does."""
         if self._read("proc/sys/kernel/modules_disabled").strip() == "1":
             return Unsupported(
                 f"module {name} is not loaded, and loading is switched off until reboot (kernel.modules_disabled=1)",
                 f"have it loaded at boot: echo {name} > /etc/modules-load.d/dsr-agent.conf, then reboot",
             )
-        if library is None:
+        if (library := self._library()) is None:
             return Unsupported(
                 f"module {name} is not loaded, and there are no modules on disk for the running kernel {self._release}",
                 "reboot if the kernel was upgraded; in a container, load it on the host (modprobe " + name + ")",
@@ -82,10 +88,7 @@ class Modules:
             return Unsupported(f"module {name} is blacklisted in {where}", "remove that line")
         if name not in self._on_disk(library):
             return Unsupported(f"the running kernel {self._release} has no module {name}", f"install {self._package()}")
-        return Unsupported(
-            f"module {name} is on disk, yet could not be loaded",
-            f"try: modprobe {name}; dmesg tells the reason",
-        )
+        return None
 
     def _library(self) -> Path | None:
         for top in _LIBRARIES:

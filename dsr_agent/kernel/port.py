@@ -1,17 +1,18 @@
 """
 The door between deciding and doing.
 
-Everything above sees the host through these three verbs; `host.Host` is the real kernel behind them and the tests'
+Everything above sees the host through these few verbs; `host.Host` is the real kernel behind them and the tests'
 `FakeKernel` the other one, and one contract suite runs over both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Protocol
 
 from dsr_agent.state.actions import Action
+from dsr_agent.state.errors import DsrError
 from dsr_agent.state.model import Changes, Observed, Scope
 from dsr_agent.state.report import Outcome
 
@@ -27,6 +28,10 @@ class Kernel(Protocol):
         says *host*, and addresses come from the copy that announcements keep current; a copy that may have missed
         one is read afresh first. *targets* are the addresses whose route (which source?) is asked for.
         """
+        ...
+
+    async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
+        """Why those of *modules*, which are missing, cannot be loaded either, as far as that can be said beforehand."""
         ...
 
     async def apply(self, actions: Sequence[Action]) -> tuple[Outcome, ...]:

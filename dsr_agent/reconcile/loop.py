@@ -17,11 +17,11 @@ from dsr_agent.kernel.port import Kernel
 from dsr_agent.reconcile import cadence
 from dsr_agent.reconcile.delta import only_routes, scope_of
 from dsr_agent.reconcile.plan import plan
-from dsr_agent.reconcile.resolve import targets
+from dsr_agent.reconcile.resolve import missing_modules, targets
 from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
-from dsr_agent.state.errors import DsrError, NotYet, Transient
+from dsr_agent.state.errors import NotYet, Transient
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, GUARD, HOST, ROUTES, Changes, Desired, Key, Observed, Scope
+from dsr_agent.state.model import EVERYTHING, GUARD, HOST, THIS_HOST, Changes, Desired, Key, Observed, Scope
 from dsr_agent.state.report import Cause, Outcome, Report, Result
 
 # A step can bring to light the next one (a link adopted under its own name, say); more turns than this mean that
@@ -148,7 +148,7 @@ class Reconciler:
             outcomes += done
             observed = await self._observe(desired, again)
             todo = plan(desired, observed, scope)
-            if any(outcome.result is not Result.DONE for outcome in done):
+            if any(_was_refused(outcome) for outcome in done):
                 break  # trying again at once would meet the same refusal
         finished = self._clock.now()
         repaired = _repaired(outcomes)
@@ -174,7 +174,7 @@ class Reconciler:
         return report
 
     async def _observe(self, desired: Desired, scope: Scope) -> Observed:
-        observed = await self._kernel.observe(scope, targets(desired) if scope.host else ())
+        observed = await look(self._kernel, desired, scope)
         if scope.host:
             self._ours = frozenset(name for name, link in observed.links.items() if owns_link(link))
         return observed
@@ -186,7 +186,7 @@ class Reconciler:
     def _not_seen(self, wake: _Wake, error: OSError) -> None:
         """The kernel refused even to be looked at (no memory, say): say so, and try again."""
         now = self._clock.now()
-        problem = Problem(ROUTES, Transient(f"the kernel cannot be read: {error.strerror or error}"))
+        problem = Problem(THIS_HOST, Transient(f"the kernel cannot be read: {error.strerror or error}"))
         report = Report(wake.scope, wake.cause, remaining=Plan((), (problem,)), desired=self._desired)
         self._retry = self._retry.after(undone=True)
         self._undone |= wake.scope
@@ -290,21 +290,22 @@ async def carry_out(kernel: Kernel, actions: Sequence[Action], held: Collection[
         ready: list[Action] = []
         for action in run:
             if action.key in held:
-                outcomes.append(_not_done(action, Result.HELD, "held back, because somebody keeps undoing it"))
+                why = NotYet("held back, because somebody keeps undoing it")
+                outcomes.append(Outcome(action, Result.HELD, why))
             elif reason := next((undone[key] for key in action.needs if key in undone), None):
-                outcomes.append(_not_done(action, Result.SKIPPED, f"skipped: {reason}"))
+                outcomes.append(Outcome(action, Result.SKIPPED, NotYet(reason)))
             else:
                 ready.append(action)
         outcomes += await kernel.apply(ready) if ready else ()
         for outcome in outcomes:
-            if outcome.result is not Result.DONE and not isinstance(outcome.action, LoadModule):
+            if _was_refused(outcome):
                 undone.setdefault(outcome.action.key, f"it waits for {outcome.action.key}")
     return outcomes
 
 
-def _not_done(action: Action, result: Result, why: str) -> Outcome:
-    error: DsrError = NotYet(f"cannot {action} now ({why})")
-    return Outcome(action, result, error)
+def _was_refused(outcome: Outcome) -> bool:
+    """Whether a step was not done that others may need; loading a module is a courtesy."""
+    return outcome.result is not Result.DONE and not isinstance(outcome.action, LoadModule)
 
 
 def _repaired(outcomes: Iterable[Outcome]) -> set[Key]:
@@ -315,6 +316,13 @@ def _repaired(outcomes: Iterable[Outcome]) -> set[Key]:
     }
 
 
+async def look(kernel: Kernel, desired: Desired, scope: Scope) -> Observed:
+    """Read back what *scope* asks for, and why modules that *desired* needs cannot be had."""
+    observed = await kernel.observe(scope, targets(desired) if scope.host else ())
+    missing = missing_modules(desired, observed) if scope.host else ()
+    return replace(observed, obstacles=await kernel.obstacles(missing)) if missing else observed
+
+
 async def apply_once(kernel: Kernel, desired: Desired, clock: Clock) -> Report:
     """One pass over everything, for ``dsr-agent apply``."""
     return await Reconciler(kernel, desired, clock=clock, publish=lambda report: None).one_pass(EVERYTHING, Cause.START)
@@ -322,5 +330,5 @@ async def apply_once(kernel: Kernel, desired: Desired, clock: Clock) -> Report:
 
 async def plan_now(kernel: Kernel, desired: Desired) -> tuple[Plan, Observed]:
     """What ``dsr-agent plan`` prints: one look at everything, and nothing done."""
-    observed = await kernel.observe(EVERYTHING, targets(desired))
+    observed = await look(kernel, desired, EVERYTHING)
     return plan(desired, observed, EVERYTHING), observed

@@ -4,7 +4,7 @@ The difference between desired and observed, as a `Plan`. Pure.
 Made from what was read back, never from what this process remembers having done, so a freshly started agent, a
 running one and ``dsr-agent plan`` all say the same. The order of the steps is traffic's: what makes this host accept
 packets first (VIPs, then tunnels, made down, made safe, then up), deletions last; what has to be replaced is made
-beside the old one before that goes.
+beside the old one before that goes, where the kernel can have both.
 """
 
 from __future__ import annotations
@@ -283,8 +283,10 @@ def _finish(found: Link, name: str, item: Carried, observed: Observed, steps: _S
 
 def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps, *, why: Why) -> None:
     """A new link: made down and marked, made safe, then up."""
-    module = MODULE_OF_KIND.get(link.kind)
-    if module and module not in observed.modules:
+    module = MODULE_OF_KIND.get(link.kind, "")
+    if module in observed.obstacles:  # not the last word: making the link asks the kernel, which may know better
+        steps.problems.append(Problem(link.key, observed.obstacles[module]))
+    elif module and module not in observed.modules:
         steps.links.append(LoadModule(module, Why.NEEDED))
     steps.links.append(AddLink(replace(link, up=False), why))
     steps.links += [WriteSysctl(sysctl, link.name, Why.NEW) for sysctl in item.sysctls(link.name)]
@@ -374,7 +376,10 @@ def _sweep_addresses(desired: Desired, wanted: Wanted, observed: Observed, steps
     for key, address in observed.addresses.items():
         if owns_address(address) and key not in desired.addresses and key not in wanted.addresses:
             if key not in kept and key.link not in going:
-                steps.last.append(DeleteAddress(address, Why.UNWANTED))
+                vip = desired.key_of_ip.get(key.ip)
+                # IPv6 has an address once on a link, whatever its prefix: this one has to go before the VIP can come.
+                in_the_way = key.ip.version == 6 and vip is not None and vip.link == key.link
+                (steps.vips if in_the_way else steps.last).append(DeleteAddress(address, Why.UNWANTED))
 
 
 def teardown(observed: Observed) -> Plan:

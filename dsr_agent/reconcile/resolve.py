@@ -25,6 +25,7 @@ from dsr_agent.state.marks import (
     owns_link,
 )
 from dsr_agent.state.model import (
+    MODULE_OF_KIND,
     Address,
     AddressKey,
     Desired,
@@ -92,6 +93,13 @@ def targets(desired: Desired) -> tuple[IPv4Address, ...]:
         if not isinstance(tunnel.local, LocalAddress | LocalOf):
             asked.update(dict.fromkeys(tunnel.local.targets or (DEFAULT_ROUTE_TARGET,)))
     return tuple(asked)
+
+
+def missing_modules(desired: Desired, observed: Observed) -> frozenset[str]:
+    """The modules that the links of *desired*'s tunnels need, and that the kernel has not got yet."""
+    there = {link.kind for link in observed.links.values()}
+    kinds = {carrier(tunnel).kind for tunnel in desired.tunnels.values()} - there
+    return frozenset(MODULE_OF_KIND[kind] for kind in kinds & MODULE_OF_KIND.keys()) - observed.modules
 
 
 def resolve(desired: Desired, observed: Observed) -> Wanted:

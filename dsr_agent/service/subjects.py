@@ -9,6 +9,7 @@ from dsr_agent.state.model import (
     AddressKey,
     Desired,
     GuardKey,
+    HostKey,
     Key,
     LinkKey,
     ModuleKey,
@@ -46,7 +47,7 @@ def sort_of(key: Key, desired: Desired) -> Sort:
         return Sort.MODULE
     if isinstance(key, GuardKey):
         return Sort.GUARD
-    assert isinstance(key, RoutesKey)
+    assert isinstance(key, HostKey | RoutesKey)
     return Sort.HOST
 
 

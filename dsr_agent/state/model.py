@@ -16,6 +16,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
+from dsr_agent.state.errors import DsrError
 from dsr_agent.state.table import ObservedGuard
 
 Ip: TypeAlias = IPv4Address | IPv6Address
@@ -81,7 +82,12 @@ class RoutesKey:
         return "routes"
 
 
-ROUTES = RoutesKey()
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """This host as a whole: what is not about any one thing on it."""
+
+    def __str__(self) -> str:
+        return "this host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +98,11 @@ class GuardKey:
         return "guard"
 
 
+ROUTES = RoutesKey()
+THIS_HOST = HostKey()
 GUARD = GuardKey()
 
-Key: TypeAlias = RoutesKey | GuardKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
+Key: TypeAlias = HostKey | RoutesKey | GuardKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
 
 
 # --- what the operator declares -----------------------------------------------------------------------------------
@@ -342,6 +350,7 @@ class Observed:
     *sources* says which address the host uses towards a target; a target without a route is not in it.
     A sysctl that does not exist (IPv6 switched off, say) is not in *sysctls*. *modules* are those loaded or built in.
     *keeps_proto* is false on kernels older than 5.18, which take an address's `IFA_PROTO` and forget it.
+    *obstacles* say of modules that are missing and needed why they cannot be had, where that is known beforehand.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -351,6 +360,7 @@ class Observed:
     modules: frozenset[str] = frozenset()
     keeps_proto: bool = True
     guard: ObservedGuard = field(default_factory=ObservedGuard)
+    obstacles: Mapping[str, DsrError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

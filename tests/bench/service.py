@@ -1,11 +1,12 @@
 """
-What the running agent costs and how fast it is: ``unshare -n -m python3 -m tests.bench.service [IDLE_SECONDS]``.
+What the running agent costs and how fast it is: ``unshare -n -m python3 -m tests.bench.service --idle 600``.
 
 Prints; asserts nothing. Run it on a quiet machine, as root, in a network namespace of its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -99,6 +100,15 @@ def rowdies() -> Iterator[None]:
         process.wait()
 
 
+def leave_alone(name: str, pid: int, seconds: float) -> None:
+    """What it uses while nothing happens; told as measured, never scaled up from less."""
+    before, switches, at = cpu(pid), wakeups(pid), time.monotonic()
+    time.sleep(seconds)
+    spent, turns, passed = cpu(pid) - before, wakeups(pid) - switches, time.monotonic() - at
+    row(f"{name}: idle for {passed:.0f} s, processor seconds", f"{spent:.2f}")
+    row(f"{name}: idle for {passed:.0f} s, wake-ups", f"{turns} ({turns / passed * 60:.1f} a minute)")
+
+
 def bench(count: int, idle: float) -> None:
     """Everything, with so many VIPs."""
     with tempfile.TemporaryDirectory() as folder, Watcher() as watcher:
@@ -125,11 +135,7 @@ def bench(count: int, idle: float) -> None:
                 row(f"{count} VIPs: scrape, 200 misbehaving clients", times(scrape, 8))
                 row(f"{count} VIPs: memory, 200 misbehaving clients", f"{rss(agent.pid):.1f} MB")
             time.sleep(1)
-            before, switches, at = cpu(agent.pid), wakeups(agent.pid), time.monotonic()
-            time.sleep(idle)
-            spent, minutes = cpu(agent.pid) - before, (time.monotonic() - at) / 60
-            row(f"{count} VIPs: idle, processor seconds in 10 minutes", f"{spent / minutes * 10:.2f}")
-            row(f"{count} VIPs: idle, wake-ups a minute", f"{(wakeups(agent.pid) - switches) / minutes:.0f}")
+            leave_alone(f"{count} VIPs", agent.pid, idle)
             row(f"{count} VIPs: threads", str(len(list(Path(f"/proc/{agent.pid}/task").iterdir()))))
         Path(folder, "again").mkdir()
         again = Agent(Path(folder, "again"), vips(count))
@@ -138,6 +144,15 @@ def bench(count: int, idle: float) -> None:
             row(f"{count} VIPs: exec to READY=1 (all in place)", f"{(time.perf_counter() - started) * 1000:.0f} ms")
 
 
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description="What the running agent costs and how fast it is.")
+    parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS", help="how long to leave it alone")
+    parser.add_argument("--vips", type=int, nargs="+", default=[10, 10_000], metavar="N", help="with how many VIPs")
+    options = parser.parse_args()
+    for count in options.vips:
+        bench(count, options.idle)
+
+
 if __name__ == "__main__":
-    for vips_count in (10, 10_000):
-        bench(vips_count, float(sys.argv[1]) if len(sys.argv) > 1 else 60.0)
+    main()

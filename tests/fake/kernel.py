@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -40,7 +40,7 @@ from dsr_agent.state.actions import (
     WriteGuard,
     WriteSysctl,
 )
-from dsr_agent.state.errors import DsrError, NotYet, Unsupported
+from dsr_agent.state.errors import DsrError, Foreign, NotYet, Unsupported
 from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
 from dsr_agent.state.report import Outcome, Result
 from tests.fake import shell
@@ -183,6 +183,11 @@ class FakeKernel:
             guard=machine.observed_guard,
         )
 
+    async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
+        """See `port.Kernel.obstacles`."""
+        gone = [name for name in modules if name not in self.machine.loadable]
+        return {name: Unsupported(f"the running kernel has no module {name}", "install the package") for name in gone}
+
     async def apply(self, actions: Sequence[Action]) -> tuple[Outcome, ...]:
         """See `port.Kernel.apply`."""
         await asyncio.sleep(0)
@@ -206,6 +211,8 @@ class FakeKernel:
 
     def _outcome(self, action: Action) -> Outcome:
         self._hook(type(action))
+        if isinstance(action, LoadModule) and action.name not in self.machine.loadable | self.machine.modules:
+            return Outcome(action, Result.SKIPPED, NotYet("the kernel is asked for it when the link is made"))
         fault = self._fault(type(action))
         if fault and not fault.done:
             return Outcome(action, Result.FAILED, fault.error)
@@ -214,7 +221,7 @@ class FakeKernel:
         try:
             self._carry_out(action)
         except RefusedError as refused:
-            error = _meaning(action, refused.code)
+            error = self._meaning(action, refused.code)
         finally:
             self._actor = before
         error = error or (fault.error if fault else None)
@@ -292,22 +299,25 @@ class FakeKernel:
             self._hooks.remove(entry)
             entry[1]()
 
-
-def _meaning(action: Action, code: int) -> DsrError | None:
-    """What errno *code* comes to, in the words of the real kernel's room; None where it is success."""
-    if isinstance(action, AddAddress | ReplaceAddress) and code == errno.ENODEV:
-        link = action.address.link
-        return NotYet(f"there is no device {link}", f"create it, or correct device = {link!r}")
-    if isinstance(action, AddAddress | ReplaceAddress) and code in (errno.EACCES, errno.EOPNOTSUPP):
-        link = action.address.link
-        remedy = f"sysctl -w net.ipv6.conf.{link}.disable_ipv6=0"
-        return Unsupported(f"cannot {action}: IPv6 is switched off on {link}", remedy)
-    if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
-        return Unsupported(f"this kernel has no links of kind {action.link.kind}")
-    success: dict[type, set[int]] = {
-        AddAddress: {errno.EEXIST},
-        DeleteAddress: {errno.EADDRNOTAVAIL, errno.ENODEV},
-        DeleteLink: {errno.ENODEV},
-        WriteSysctl: {errno.ENOENT},
-    }
-    return None if code in success.get(type(action), set()) else explain(code, f"cannot {action}")
+    def _meaning(self, action: Action, code: int) -> DsrError | None:
+        """What errno *code* comes to, in the words of the real kernel's room; None where it is success."""
+        if isinstance(action, AddAddress | ReplaceAddress) and code == errno.ENODEV:
+            link = action.address.link
+            return NotYet(f"there is no device {link}", f"create it, or correct device = {link!r}")
+        if isinstance(action, AddAddress | ReplaceAddress) and code in (errno.EACCES, errno.EOPNOTSUPP):
+            link = action.address.link
+            remedy = f"sysctl -w net.ipv6.conf.{link}.disable_ipv6=0"
+            return Unsupported(f"cannot {action}: IPv6 is switched off on {link}", remedy)
+        if isinstance(action, AddAddress) and code == errno.EEXIST:
+            if action.key in self.machine.addresses:
+                return None
+            where = f"{action.address.ip} is on {action.address.link} with another prefix length"
+            return Foreign(where, "remove that address")
+        if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
+            return Unsupported(f"this kernel has no links of kind {action.link.kind}")
+        success: dict[type, set[int]] = {
+            DeleteAddress: {errno.EADDRNOTAVAIL, errno.ENODEV},
+            DeleteLink: {errno.ENODEV},
+            WriteSysctl: {errno.ENOENT},
+        }
+        return None if code in success.get(type(action), set()) else explain(code, f"cannot {action}")

@@ -7,6 +7,9 @@ from itertools import pairwise
 
 import pytest
 
+from dsr_agent import printing
+from dsr_agent.reconcile.loop import plan_now
+from dsr_agent.service.status import Status
 from dsr_agent.state.actions import (
     Action,
     AddAddress,
@@ -23,7 +26,7 @@ from dsr_agent.state.actions import (
 )
 from dsr_agent.state.errors import NotPermitted, Transient, Unsupported
 from dsr_agent.state.report import Result
-from tests.fake.story import HOST, IN_SYNC, Story, sorted_lines
+from tests.fake.story import FILE, HOST, IN_SYNC, Story, desired, sorted_lines
 
 # A host on which the first pass needs every verb there is.
 EVERY_VERB_FILE = """
@@ -169,6 +172,38 @@ async def test_a_module_that_cannot_be_loaded_from_here_is_loaded_by_the_kernel(
         assert story.host == IN_SYNC
 
 
+async def test_a_module_that_cannot_be_had_is_named_before_anything_is_tried() -> None:
+    """By the plan, and so by ``status``; making the link is tried all the same, and nobody says a module was loaded."""
+    story = Story()
+    story.kernel.machine.loadable.clear()
+
+    todo, observed = await plan_now(story.kernel, desired(FILE))
+
+    assert [str(problem) for problem in todo.problems] == [
+        "dsr-ipip: the running kernel has no module ipip: install the package"
+    ]
+    assert not [action for action in todo.actions if isinstance(action, LoadModule)]
+    assert [action for action in todo.actions if isinstance(action, AddLink)]
+    lines = printing.status(Status.of(desired(FILE), observed, None)).splitlines()
+    assert "  the running kernel has no module ipip: install the package" in lines
+    async with story:
+        assert story.log()[1] == "ERROR tunnel dsr-ipip: the running kernel has no module ipip: install the package"
+        story.kernel.machine.loadable.add("ipip")
+        await story.seconds(300)
+        assert story.log()[-1] == "INFO in sync again"
+
+
+async def test_a_module_that_was_not_loaded_is_not_said_to_be() -> None:
+    """It was there to be loaded, and yet could not be."""
+    story = Story()
+    story.kernel.before_next(LoadModule, story.kernel.machine.loadable.clear)
+    async with story:
+        [load] = [o for o in story.reports[0].outcomes if isinstance(o.action, LoadModule)]
+        assert str(load) == "load module ipip: skipped (the kernel is asked for it when the link is made)"
+        story.kernel.machine.loadable.add("ipip")
+        await story.seconds(300)
+
+
 async def test_dependants_of_a_failed_step_are_skipped_with_the_reason() -> None:
     """No tunnel: its sysctls, address, mark and state wait; the VIPs and ARP silence do not."""
     story = Story()
@@ -186,9 +221,7 @@ async def test_dependants_of_a_failed_step_are_skipped_with_the_reason() -> None
             "mark dsr-ipip as ours",
             "bring dsr-ipip up",
         ]
-        assert {str(outcomes[name].error).partition(" now ")[2] for name in skipped} == {
-            "(skipped: it waits for dsr-ipip)"
-        }
+        assert {str(outcomes[name].error) for name in skipped} == {"it waits for dsr-ipip"}
         assert "192.0.2.10/32 ours" in story.host
         assert "arp_ignore=1 arp_announce=2" in story.host
         assert story.log()[1] == ("ERROR tunnel dsr-ipip: the running kernel has no module ipip: install the package")
@@ -202,7 +235,7 @@ async def test_a_tunnel_is_not_brought_up_before_its_address_is_there() -> None:
     async with story:
         [bring_up, *_] = [o for o in story.reports[0].outcomes if isinstance(o.action, BringUp)]
         assert bring_up.result is Result.SKIPPED
-        assert str(bring_up.error) == "cannot bring dsr-ipip up now (skipped: it waits for 192.0.0.8/32 on dsr-ipip)"
+        assert str(bring_up.error) == "it waits for 192.0.0.8/32 on dsr-ipip"
         assert "dsr-ipip ipip local 10.0.3.2 down ours" in story.host
 
         story.kernel.heal()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.lab import drift
 
 VIP = "192.0.2.10"
 PORT = 7000
@@ -119,6 +122,19 @@ def test_nothing_outside_can_be_reached() -> None:
     physical = {name for name in devices if Path("/sys/class/net", name, "device").exists()}
     assert not physical
     assert "default" not in run("ip route show table all")
+
+
+def test_the_modules_of_a_host_stay_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, ...]] = []
+    monkeypatch.setattr(drift, "run", lambda *words: done.append(words))
+    monkeypatch.setattr(drift, "inside", contextlib.nullcontext)
+    monkeypatch.setenv("DSR_LAB", "here")
+    with pytest.raises(pytest.skip.Exception, match="the host's own"):
+        drift.shell("modprobe -r ipip")()
+    assert done == []
+    monkeypatch.setenv("DSR_LAB", "uml")
+    drift.shell("modprobe -r ipip")()
+    assert done == [("modprobe", "-r", "ipip")]
 
 
 @pytest.mark.reference

@@ -73,9 +73,12 @@ def test_a_blacklist_is_named(text: str, wrapper: tuple[str, ...], server: Eye) 
         assert [link.name for link in server.ours()] == ["dsr-gre"], "the other tunnel is not held up"
         status = agent.call("status")
         assert status.returncode == 1
+        assert where in status.stdout
+        assert where in agent.call("plan").stdout
         applied = agent.call("apply")
         assert applied.returncode == 1
         assert where in applied.stdout
+        assert "load module ipip" not in applied.stdout
         BLACKLIST.write_text("")
         agent.wait_log("in sync again")  # without a restart
         with streams([IPIP, GRE]) as found:

@@ -121,6 +121,19 @@ def test_the_cause_is_named_with_its_remedy(root: Root, cause: str) -> None:
     assert (error.problem, error.remedy, error.move) == (problem, remedy, "host")
 
 
+@pytest.mark.parametrize("cause", CAUSES)
+def test_what_keeps_it_from_being_loaded_is_known_before_that_is_tried(root: Root, cause: str) -> None:
+    """Where the cause can be seen; a module that is on disk and not forbidden may load or not."""
+    files, problem, _ = CAUSES[cause]
+    modules = root(files)
+    if modules.present(["ipip"]):
+        return
+
+    error = modules.obstacle("ipip")
+
+    assert (error.problem if error else "module ipip is on disk, yet could not be loaded") == problem
+
+
 @pytest.mark.parametrize("spelling", ["ip_gre", "ip-gre"])
 def test_a_blacklist_may_spell_it_with_a_dash(root: Root, spelling: str) -> None:
     """modprobe takes both for the same."""

@@ -133,6 +133,7 @@ async def test_a_report_says_what_was_done_and_what_was_not() -> None:
     assert lines[0] == (
         "failed   add ipip tunnel dsr-ipip local 10.0.3.2 remote any: the running kernel has no module ipip: install it"
     )
+    assert lines[-2] == "skipped  bring dsr-ipip up: it waits for dsr-ipip"
     assert {line.split()[0] for line in lines[1:-1]} == {"skipped"}
     assert lines[-1] == "not in sync"
     value = printing.report_json(report)

@@ -14,7 +14,7 @@ from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, as_json, keys_of_tunnel
-from dsr_agent.state.model import ROUTES, AddressKey, Key, LinkKey, Vip
+from dsr_agent.state.model import THIS_HOST, AddressKey, Key, LinkKey, Vip
 
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
@@ -100,7 +100,7 @@ class Endpoints:
         if why := self._not_yet(overview):
             return text(503, why)
         key, vip = found
-        concerned: list[Key] = [key, LinkKey(vip.device), ROUTES]
+        concerned: list[Key] = [key, LinkKey(vip.device), THIS_HOST]
         if overview.undone:
             now = self.status_of(overview)
             concerned += [part for tunnel in vip.tunnels for part in keys_of_tunnel(tunnel, now)]

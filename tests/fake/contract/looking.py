@@ -15,7 +15,7 @@ from dsr_agent.state.actions import (
     ReplaceAddress,
     WriteSysctl,
 )
-from dsr_agent.state.errors import NotYet, Unsupported
+from dsr_agent.state.errors import Foreign, NotYet, Unsupported
 from dsr_agent.state.model import (
     EVERYTHING,
     HOST,
@@ -147,8 +147,9 @@ async def test_an_ipv6_address_with_another_prefix_length_is_another_key_in_the_
     async with world:
         world.sh("ip addr add 2001:db8::10/64 dev lo")
 
-        await world.kernel.apply([AddAddress(six(), Why.MISSING)])
+        error = await refused(world, AddAddress(six(), Why.MISSING))
 
+        assert (type(error), error.problem) == (Foreign, "2001:db8::10 is on lo with another prefix length")
         theirs = AddressKey("lo", six().ip, 64)
         for scope in (Scope(addresses=frozenset({six().key})), EVERYTHING):
             found = (await look(world, scope)).addresses

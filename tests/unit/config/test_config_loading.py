@@ -225,6 +225,49 @@ def test_an_environment_that_would_break_a_json_reader(tmp_path: Path, text: str
         assert said == f"environment {name}: holds a number too long or is nested too deeply"
 
 
+# Every variable that a pod gets for a service "dsr-agent" with two ports, and for one called "dsr-agent-metrics".
+KUBERNETES = {
+    "DSR_AGENT_SERVICE_HOST": "10.96.0.7",
+    "DSR_AGENT_SERVICE_PORT": "9177",
+    "DSR_AGENT_SERVICE_PORT_HTTP_METRICS": "9177",
+    "DSR_AGENT_PORT": "tcp://10.96.0.7:9177",
+    "DSR_AGENT_PORT_9177_TCP": "tcp://10.96.0.7:9177",
+    "DSR_AGENT_PORT_9177_TCP_PROTO": "tcp",
+    "DSR_AGENT_PORT_9177_TCP_PORT": "9177",
+    "DSR_AGENT_PORT_9177_TCP_ADDR": "10.96.0.7",
+    "DSR_AGENT_PORT_1812_UDP": "udp://[fd00::7]:1812",
+    "DSR_AGENT_METRICS_SERVICE_HOST": "10.96.0.8",
+    "DSR_AGENT_METRICS_PORT_9177_TCP_ADDR": "10.96.0.8",
+}
+
+
+def test_what_kubernetes_says_of_a_service_of_our_name_is_not_for_us(tmp_path: Path) -> None:
+    found = loaded(tmp_path, TUNNEL + VIP, None, **KUBERNETES, DSR_AGENT_AGENT__LOG_LEVEL="debug")
+
+    assert found.settings.agent.log_level == "debug"
+    assert found.warnings == ()
+    assert found == loaded(tmp_path, TUNNEL + VIP, DSR_AGENT_AGENT__LOG_LEVEL="debug")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("DSR_AGENT_PORT", "9177"),  # what somebody may write who means the port of HTTP
+        ("DSR_AGENT_HTTP_PORT", "9177"),
+        ("DSR_AGENT_SERVICE_PORT", "http"),
+        ("DSR_AGENT_PORT_9177_ICMP", "icmp://10.96.0.7"),
+        ("DSR_AGENT_SERVICE", "10.96.0.7"),
+        ("DSR_AGENT__SERVICE_HOST", "10.96.0.7"),
+        ("DSR_AGENT_SERVICE_HOSTS", "10.96.0.7"),
+        ("DSR_AGENT_service_host", "10.96.0.7"),
+    ],
+)
+def test_what_only_looks_like_it_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    [said] = refused(tmp_path, TUNNEL + VIP, None, **{name: text})
+
+    assert said.startswith(f"environment {name}: unknown variable: ")
+
+
 def test_an_environment_that_is_not_text(tmp_path: Path) -> None:
     assert refused(tmp_path, "", DSR_AGENT_AGENT__LOG_LEVEL="\udcff\x1b[2J") == [
         'environment DSR_AGENT_AGENT__LOG_LEVEL: agent.log_level: found "\\udcff\\x1b[2J": '

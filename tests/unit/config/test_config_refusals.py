@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
 from dsr_agent.config.refusals import translate
+from tests.unit.config.bad_files import configurations, values
 from tests.unit.config.configs import JARGON, MAIN, refused
-
-CASES = Path(__file__).parent / "cases"
-
-
-def blocks(name: str) -> Iterator[tuple[str, str]]:
-    for block in (CASES / name).read_text(encoding="utf-8").split("\n=== ")[1:]:
-        title, _, body = block.partition("\n")
-        yield title, body
-
-
-def values() -> Iterator[Any]:
-    for path, body in blocks("values.txt"):
-        template, _, pairs = body.partition("---\n")
-        lines = pairs.rstrip("\n").split("\n")
-        for value, said in zip(lines[::2], lines[1::2], strict=True):
-            assert said.startswith("    ")
-            yield pytest.param(path, template, value, said.strip(" "), id=f"{path}: {value}"[:70])
-
-
-def configurations() -> Iterator[Any]:
-    for title, body in blocks("files.txt"):
-        sources, _, said = body.partition("--- refused\n")
-        main, *more = re.split(r"^--- (.+)\n", sources, flags=re.MULTILINE)
-        files = dict(zip(more[::2], more[1::2], strict=True))
-        environ = dict(line.split("=", 1) for line in files.pop("environment", "").splitlines())
-        yield pytest.param({MAIN: main, **files}, environ, said.strip("\n").split("\n"), id=title)
 
 
 @pytest.mark.parametrize(("path", "template", "value", "said"), list(values()))

@@ -104,8 +104,10 @@ def test_every_alert_is_tested_says_how_bad_it_is_and_what_to_do() -> None:
     tested = (PACKAGING / "prometheus/dsr-agent.test.yml").read_text()
     alerts = re.split(r"- alert: ", text)[1:]
     assert len(alerts) > 10
+    readme = (PACKAGING.parent / "README.md").read_text()
     for alert in alerts:
         name = alert.split("\n", 1)[0]
+        assert f"`{name}`" in readme, f"{name} is not in the README"
         assert name in tested, f"{name} never fires in a test"
         for part in ("severity:", "summary:", "description:"):
             assert part in alert, f"{name} has no {part}"

@@ -8,7 +8,7 @@ from dsr_agent.service.board import Board
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotPermitted, NotYet
-from dsr_agent.state.model import ROUTES, LinkKey, SysctlKey, TunnelKey
+from dsr_agent.state.model import THIS_HOST, LinkKey, SysctlKey, TunnelKey
 from dsr_agent.state.report import Report, Result
 from tests.unit.service.reports import VIP1, VIP2, desired, observed, report
 
@@ -60,7 +60,7 @@ def test_a_vip_that_is_missing_is_not_ready_and_the_other_is() -> None:
 def test_a_vip_is_not_ready_when_its_tunnel_is_not() -> None:
     two = desired(VIP1, tunnels=("a", "b"))
     saw = observed(VIP1, links=("a", "b"), rp_filter=0)
-    for key in (TunnelKey("a"), LinkKey("a"), LinkKey("a.new"), SysctlKey("net/ipv4/conf/a/rp_filter"), ROUTES):
+    for key in (TunnelKey("a"), LinkKey("a"), LinkKey("a.new"), SysctlKey("net/ipv4/conf/a/rp_filter"), THIS_HOST):
         found = answers(report(problems=(Problem(key, NotYet("not yet")),), wanted=two, saw=saw))
         assert said(found, f"/readyz/{VIP1}") == (503, f"{key}: not yet"), key
 

@@ -18,7 +18,7 @@ from dsr_agent.service.narrator import Narrator
 from dsr_agent.service.subjects import Sort, sort_of, tunnel_of
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet
-from dsr_agent.state.model import ROUTES, AddressKey, Key, LinkKey, ModuleKey, SysctlKey, TunnelKey
+from dsr_agent.state.model import ROUTES, THIS_HOST, AddressKey, Key, LinkKey, ModuleKey, SysctlKey, TunnelKey
 from dsr_agent.state.report import Cause
 from tests.unit.service.reports import LOCAL, VIP1, VIP2, add, desired, key, report
 
@@ -41,6 +41,7 @@ DUMMY = AddressKey("dsr-ipip", TUNNEL_ADDRESS, 32)
         (SysctlKey("net/ipv4/conf/eth0/arp_ignore"), Sort.SYSCTL, None),
         (ModuleKey("ipip"), Sort.MODULE, None),
         (ROUTES, Sort.HOST, None),
+        (THIS_HOST, Sort.HOST, None),
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ from dsr_agent.service.board import Board, FileState, sentence
 from dsr_agent.service.overview import Overview
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotPermitted, NotYet, Transient
-from dsr_agent.state.model import HOST, ROUTES, LinkKey, Observed, Scope, TunnelKey
+from dsr_agent.state.model import HOST, THIS_HOST, LinkKey, Observed, Scope, TunnelKey
 from dsr_agent.state.report import Report, Result
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
@@ -71,7 +71,7 @@ def test_a_look_at_one_vip_keeps_what_is_known_of_links() -> None:
 
 def test_a_kernel_that_cannot_be_read_shows_nothing_new() -> None:
     before = Overview().after(report())
-    unseen = Report(HOST, remaining=report(problems=(Problem(ROUTES, Transient("cannot be read")),)).remaining)
+    unseen = Report(HOST, remaining=report(problems=(Problem(THIS_HOST, Transient("cannot be read")),)).remaining)
 
     overview = before.after(unseen)
 
