@@ -64,15 +64,23 @@ def accepting(vips: Services) -> Iterator[str]:
 
 
 def chains(vips: Services) -> Iterator[tuple[str, Chain]]:
-    """Why it was not let out."""
-    found = [rule(match(meta("l4proto"), {"set": ENCAPSULATIONS}), *refuse(Reason.NESTED))]
+    """
+    Why it was not let out, in the order of the reasons.
+
+    Asking whether an address is *not* in a set does not count it there.
+    """
+    found = []
+    for version in ADDRESS:
+        no_vip = [match(_destination(version), f"@vips{version}", "!=")]
+        if version in _serving(vips):
+            no_vip.append(match(_destination(version), f"@serving{version}", "!="))
+        found.append(rule(*no_vip, *refuse(Reason.INNER_DESTINATION)))
     for version in ADDRESS:
         source = packet(_IP[version], "saddr")
         found.append(rule(match(source, f"@own{version}"), *refuse(Reason.INNER_SOURCE)))
         found += [rule(foreign, *refuse(Reason.INNER_SOURCE)) for foreign in _no_clients(version)]
-    for version in _serving(vips):
-        found.append(rule(match(_destination(version), f"@serving{version}"), *refuse(Reason.SERVICE)))
-    found.append(rule(*refuse(Reason.INNER_DESTINATION)))
+    found.append(rule(match(meta("l4proto"), {"set": ENCAPSULATIONS}), *refuse(Reason.NESTED)))
+    found.append(rule(*refuse(Reason.SERVICE)))
     yield "inner_refused", Chain(tuple(found))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -123,21 +123,21 @@ class Firewall:
             return None
         complaint = "not tried"
         if self._hold and isinstance(action, WriteGuard) and action.commands[:1] == (_MAKE,):
-            complaint = nftables.transaction([_MAKE_HELD, *action.commands])
+            complaint = nftables.transaction([_MAKE_HELD, *action.commands[1:]])
         if complaint:
             complaint = nftables.transaction(action.commands)
         if isinstance(action, RemoveGuard) and "No such file" in complaint:
             return None
         return _explain(complaint) if complaint else None
 
-    def _take_hold(self, nftables: Nftables, commands: Iterable[str]) -> None:
+    def _take_hold(self, nftables: Nftables, commands: Sequence[str]) -> None:
         """
         Own the table: one that an owner has left, in place; any other by making it anew, in one transaction.
 
         Tried once: where kernel or library is too old, the table is as safe as announcements make it.
         """
         if nftables.transaction([_MAKE_HELD]) or not self._read().held:
-            nftables.transaction([_UNMAKE, _MAKE_HELD, *commands])
+            nftables.transaction([_UNMAKE, _MAKE_HELD, *commands[1:]])
             self._hold = self._read().held
 
     # --- announcements ---------------------------------------------------------------------------------------------

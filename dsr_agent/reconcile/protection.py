@@ -13,7 +13,7 @@ from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.state.actions import Action, HoldGuard, Problem, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import GUARD, Desired, Link, Network, Observed
+from dsr_agent.state.model import GUARD, Desired, Ip, Link, Network, Observed
 from dsr_agent.state.table import Table
 from dsr_agent.state.why import Why
 from dsr_agent.tunnels import CARRIERS, carrier
@@ -65,10 +65,18 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
         Request(
             entrances=(*entrances, *_going(wanted, observed)),
             vips={vip.ip: vip.services if policy.services else () for vip in desired.vips.values()},
-            own=frozenset(address.ip for address in observed.addresses.values()),
+            own=frozenset(_own(observed)),
             mss=_mss(desired, wanted, observed, entrances),
         )
     )
+
+
+def _own(observed: Observed) -> Iterator[Ip]:
+    """This host's addresses, and the broadcast addresses of its networks, which are nobody's."""
+    for key in observed.addresses:
+        yield key.ip
+        if isinstance(key.ip, IPv4Address) and key.prefixlen < 31:
+            yield IPv4Network((key.ip, key.prefixlen), strict=False).broadcast_address
 
 
 def _entrances(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
