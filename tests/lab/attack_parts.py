@@ -1,8 +1,8 @@
 """
 What `attacks` is made of: who is who, what can come of a packet, and packets inside packets. Pure.
 
-The host, `HOST`, has the tunnels and VIPs of `CONFIG`, a second leg into a network behind it, and a service that listens
-on all of its addresses.
+The host, `HOST`, has the tunnels and VIPs of `CONFIG`, a second leg into a network behind it, and a service that
+listens on all of its addresses.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ CONFIG = (
 
 SOURCE, PROTOCOL, HEADER = "source", "protocol", "gre_header"
 INNER_DESTINATION, INNER_SOURCE, NESTED = "inner_destination", "inner_source", "nested"
-FORWARD = "forward"
-REASONS = (SOURCE, PROTOCOL, HEADER, INNER_DESTINATION, INNER_SOURCE, NESTED, "service", FORWARD)
+SERVICE, FORWARD = "service", "forward"
+REASONS = (SOURCE, PROTOCOL, HEADER, INNER_DESTINATION, INNER_SOURCE, NESTED, SERVICE, FORWARD)
 
 BY_KERNEL = "kernel"  # refused by the kernel before or behind the guard, with or without one
 ALLOWED = "allowed"  # no attack: it shows that what is looked at would be seen
@@ -60,7 +60,9 @@ MPLS, LABEL = 137, b"\0\0\x11\x40"
 # What somebody has done to the host before.
 FORWARDING, FALLBACKS = "forwarding", "fallbacks"
 
+# What makes packets, or something to put into them, around a token.
 Build = Callable[[bytes], Sequence[bytes]]
+Data = Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Attack:
     """
     What to send, and what comes of it.
 
-    *today* is what is seen of it without a guard; *evidence* is the kernel's counter of a packet that the kernel refuses by
-    itself; *counted* is how many packets the guard counts, if that is not one for the attack.
+    *today* is what is seen of it without a guard; *evidence* is a counter of the kernel that rises when the kernel
+    refuses it by itself; *counted* is how many packets the guard counts, if that is not one for the attack.
     """
 
     name: str
@@ -84,17 +86,16 @@ class Attack:
 # --- pieces -------------------------------------------------------------------------------------------------------
 
 
-def inner(destination: str = VIP, source: str = CLIENT, **header: int) -> Build:
+def inner(destination: str = VIP, source: str = CLIENT, *, port: int = PORT, ttl: int = 64) -> Build:
     """A UDP datagram to a service of the host, IPv4 or IPv6."""
-    return lambda token: [plain(destination, source, token, **header)]
 
+    def build(token: bytes) -> list[bytes]:
+        data = udp(source, destination, port, token)
+        if ":" in destination:
+            return [ip6(source, destination, UDP, data, hops=ttl)]
+        return [ip4(source, destination, UDP, data, ttl=ttl)]
 
-def plain(destination: str, source: str, token: bytes, **header: int) -> bytes:
-    """The same as bytes."""
-    data = udp(source, destination, PORT, token)
-    if ":" in destination:
-        return ip6(source, destination, UDP, data, **header)
-    return ip4(source, destination, UDP, data, **header)  # type: ignore[arg-type]
+    return build
 
 
 def ipip(packet: Build, source: str = BALANCER, destination: str = HOST, **header: int | bytes) -> Build:
@@ -115,7 +116,7 @@ def in_gre(packet: Build, source: str = BALANCER, destination: str = HOST, **hea
     return build
 
 
-def raw_gre(data: Callable[[bytes], bytes], destination: str = HOST, **header: int | bool | None) -> Build:
+def raw_gre(data: Data, destination: str = HOST, **header: int | bool | None) -> Build:
     """Something that is not IP in GRE."""
     return lambda token: [ip4(BALANCER, destination, GRE, gre(data(token), **header))]  # type: ignore[arg-type]
 
@@ -125,7 +126,7 @@ def sit(packet: Build, source: str = BALANCER, destination: str = HOST) -> Build
     return lambda token: [ip4(source, destination, SIT, one) for one in packet(token)]
 
 
-def six(following: int, payload: Callable[[bytes], bytes], destination: str = VIP6) -> Build:
+def six(following: int, payload: Data, destination: str = VIP6) -> Build:
     """An IPv6 packet with something else than UDP in it."""
     return lambda token: [ip6(CLIENT6, destination, following, payload(token))]
 
@@ -135,7 +136,7 @@ def pieces(packet: Build, first: int, ident: int) -> Build:
     return lambda token: forge.fragments(packet(token)[0], first, ident)
 
 
-def one(packet: Build) -> Callable[[bytes], bytes]:
+def one(packet: Build) -> Data:
     """The packet's bytes."""
     return lambda token: packet(token)[0]
 
@@ -145,13 +146,18 @@ def last(packet: Build) -> Build:
     return lambda token: packet(token)[-1:]
 
 
-def outer(protocol: int, data: Callable[[bytes], bytes], destination: str = HOST, *, options: bytes = b"") -> Build:
+def outer(protocol: int, data: Data, destination: str = HOST, *, options: bytes = b"") -> Build:
     """Something in an outer IPv4 packet of a load balancer."""
     return lambda token: [ip4(BALANCER, destination, protocol, data(token), options=options)]
 
 
 RECORD_ROUTE = bytes([7, 11, 4]) + bytes(8)
 SOURCE_ROUTE = bytes([131, 7, 4, 10, 5, 0, 2])  # to BEHIND next
+
+
+def other(protocol: int, destination: str = VIP, lead: bytes = b"") -> Build:
+    """An IPv4 packet with something else than UDP in it."""
+    return lambda token: [ip4(CLIENT, destination, protocol, lead + token)]
 
 
 def optioned(destination: str, options: bytes) -> Build:
@@ -163,6 +169,11 @@ def behind(header: int, destination: str) -> Build:
     """A UDP datagram in IPv6 behind an extension header."""
     wrap = forge.fragment6 if header == FRAGMENT else forge.options6
     return six(header, lambda token: wrap(UDP, udp(CLIENT6, destination, PORT, token)), destination)
+
+
+def wrapped(header: Callable[[int, bytes], bytes], following: int, payload: Data) -> Data:
+    """An IPv6 extension header, and what it says follows."""
+    return lambda token: header(following, payload(token))
 
 
 def changed(packet: Build, at: int, value: int) -> Build:
@@ -180,12 +191,12 @@ def cut(packet: Build, length: int) -> Build:
     return lambda token: [packet(token)[0][:length]]
 
 
-def behind_bytes(lead: bytes, data: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+def behind_bytes(lead: bytes, data: Data) -> Data:
     """Something else first."""
     return lambda token: lead + data(token)
 
 
-def frame(packet: Build) -> Callable[[bytes], bytes]:
+def frame(packet: Build) -> Data:
     """An Ethernet frame with the packet."""
     return behind_bytes(bytes(12) + b"\x08\x00", one(packet))
 

@@ -7,6 +7,7 @@ Forged and malformed packets: what each one is, who has to refuse it, and what i
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from tests.lab.attack_parts import (
@@ -42,9 +43,11 @@ from tests.lab.attack_parts import (
     ONLY_GRE,
     ONLY_IPIP,
     PEER,
+    PORT,
     PROTOCOL,
     RECORD_ROUTE,
     ROUTED,
+    SERVICE,
     SOURCE,
     SOURCE_ROUTE,
     STRANGER,
@@ -67,11 +70,13 @@ from tests.lab.attack_parts import (
     last,
     one,
     optioned,
+    other,
     outer,
     pieces,
     raw_gre,
     sit,
     six,
+    wrapped,
 )
 from tests.lab.forge import (
     DESTINATION,
@@ -83,6 +88,7 @@ from tests.lab.forge import (
     RECURSION,
     ROUTING,
     SIT,
+    SOURCE_PORT,
     STRICT_ROUTE,
     fragment6,
     gre,
@@ -208,7 +214,13 @@ def _inner_destinations() -> Iterator[Attack]:
     yield Attack("ipv6 to an address among the vips", reason, "", in_gre(inner(STRANGER6, CLIENT6)))
     yield Attack("ipv6 to a link-local address", reason, ANSWERED, in_gre(inner("fe80::1", CLIENT6)))
     yield Attack("ipv6 to all nodes", reason, DELIVERED, in_gre(inner("ff02::1", CLIENT6)))
-    yield Attack("ipv6 to all nodes of the interface", BY_KERNEL, "", in_gre(inner("ff01::1", CLIENT6)), evidence="Ip6InHdrErrors")
+    yield Attack(
+        "ipv6 to all nodes of the interface",
+        BY_KERNEL,
+        "",
+        in_gre(inner("ff01::1", CLIENT6)),
+        evidence="Ip6InHdrErrors",
+    )
     yield Attack("ipv6 to ::1", BY_KERNEL, "", in_gre(inner("::1", CLIENT6)), evidence="Ip6InHdrErrors")
     yield Attack("ipv6 to the host behind a hop-by-hop header", reason, DELIVERED, in_gre(behind(HOP_BY_HOP, HOST6)))
     yield Attack("ipv6 to the host behind a fragment header", reason, DELIVERED, in_gre(behind(FRAGMENT, HOST6)))
@@ -266,7 +278,7 @@ def _nested() -> Iterator[Attack]:
             ("a fragment header", FRAGMENT, fragment6),
             ("destination options", DESTINATION, options6),
         ):
-            covered = six(number, lambda token, f=following, p=payload, h=header: h(f, p(token)))
+            covered = six(number, wrapped(header, following, payload))
             yield Attack(f"{name} in ipv6 to a vip behind {cover}", NESTED, ANSWERED, in_gre(covered))
 
 
@@ -286,7 +298,7 @@ def _broken() -> Iterator[Attack]:
     yield Attack("ipv6 in ipip", BY_KERNEL, "", ipip(TO_VIP6), evidence="IpInHdrErrors")
     yield Attack("ipv6 in gre that says ipv4", BY_KERNEL, "", raw_gre(one(TO_VIP6)), evidence="IpInHdrErrors")
     yield Attack(
-        "ipv4 in gre that says ipv6", BY_KERNEL, "", raw_gre(one(inner()), kind=ETH_IP6), evidence="Ip6InHdrErrors"
+        "ipv4 in gre that says ipv6", BY_KERNEL, "", raw_gre(one(inner()), kind=ETH_IP6), evidence="dsr-gre errors"
     )
 
 
@@ -335,7 +347,7 @@ def _prepared() -> Iterator[Attack]:
     yield Attack(
         "ip6tnl0 up: ipv6 in ipv6 to a vip", NESTED, DELIVERED, in_gre(six(SIT, one(inner(HOST6, CLIENT6)))), up
     )
-    covered = six(HOP_BY_HOP, lambda token: options6(SIT, inner(HOST6, CLIENT6)(token)[0]))
+    covered = six(HOP_BY_HOP, wrapped(options6, SIT, one(inner(HOST6, CLIENT6))))
     yield Attack("ip6tnl0 up: ipv6 in ipv6 to a vip behind a header", NESTED, DELIVERED, in_gre(covered), up)
     in_gre6 = six(GRE, lambda token: gre(inner(HOST6, CLIENT6)(token)[0], ETH_IP6))
     yield Attack("ip6gre0 up: gre in ipv6 to a vip", NESTED, DELIVERED, in_gre(in_gre6), up)
@@ -344,6 +356,22 @@ def _prepared() -> Iterator[Attack]:
     yield Attack(
         "sit0 up: 6in4 to the host's other leg", BESIDE, DELIVERED, sit(inner(HOST6, CLIENT6), ATTACKER, LEG), up
     )
+
+
+def _services() -> Iterator[Attack]:
+    """To a VIP, but not to what is declared for it: a UDP port, and a TCP port two above it."""
+    syn = struct.pack("!HHIIHHHH", SOURCE_PORT, PORT, 0, 0, 0x5002, 1024, 0, 0)
+    yield Attack("allowed: a declared port", ALLOWED, DELIVERED, ipip(inner()))
+    yield Attack("allowed: a declared port, in fragments", ALLOWED, DELIVERED, ipip(pieces(inner(), 8, 8)))
+    yield Attack("allowed: an icmp error", ALLOWED, "", ipip(other(1, lead=b"\3\3" + bytes(6))))
+    yield Attack("another port", SERVICE, ANSWERED, ipip(inner(port=PORT + 1)))
+    yield Attack("a udp port that is declared for tcp", SERVICE, ANSWERED, ipip(inner(port=PORT + 2)))
+    yield Attack("a tcp port that is declared for udp", SERVICE, "", ipip(other(6, lead=syn)))
+    yield Attack("a port that is declared for another vip", SERVICE, DELIVERED, in_gre(inner(VIP_GRE)))
+    yield Attack("a port that is declared for another vip, ipv6", SERVICE, DELIVERED, in_gre(TO_VIP6))
+    yield Attack("sctp", SERVICE, ANSWERED, ipip(other(132)))
+    yield Attack("esp", SERVICE, ANSWERED, ipip(other(50)))
+    yield Attack("a protocol that nobody knows", SERVICE, ANSWERED, ipip(other(253)))
 
 
 ATTACKS = (
@@ -355,3 +383,4 @@ ATTACKS = (
     *_broken(),
     *_prepared(),
 )
+SERVICE_ATTACKS = tuple(_services())

@@ -71,7 +71,7 @@ def gre(
     sequence: int | None = None,
     flags: int = 0,
 ) -> bytes:
-    """A GRE header and what it carries; *checksum* as a number is a wrong one, *flags* are more bits of the first word."""
+    """A GRE header and what it carries; a number as *checksum* is a wrong one, *flags* are more bits of the header."""
     flags |= CHECKSUM * (checksum is not False) | KEY * (key is not None) | SEQUENCE * (sequence is not None)
     head, tail = struct.pack("!HH", flags, kind), b""
     tail += b"" if key is None else struct.pack("!I", key)
@@ -83,7 +83,7 @@ def gre(
 
 
 def fragments(whole: bytes, first: int, ident: int) -> tuple[bytes, bytes]:
-    """An IPv4 packet without options in two pieces, the first with *first* bytes (a multiple of eight) behind its header."""
+    """An IPv4 packet without options in two pieces, *first* bytes (a multiple of eight) behind the first header."""
     source, destination = (str(ip_address(whole[at : at + 4])) for at in (12, 16))
     body, protocol = whole[20:], whole[9]
     return (

@@ -7,8 +7,8 @@ An attacker in the balancers' own network, and what becomes of the packets that 
                          +-- router -- 10.3.0.11 rs1 10.5.0.1 ----- 10.5.0.2 behind
     balancer 10.2.0.5 ---+
 
-Every packet carries a token. On the real server a service that listens on all addresses sees what is *delivered*, and a tap
-sees what leaves with the token in it: *forwarded*, or *answered* by an ICMP error.
+Every packet carries a token. On the real server a service that listens on all addresses sees what is *delivered*, and a
+tap sees what leaves with the token in it: *forwarded*, or *answered* by an ICMP error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import re
 import select
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -157,15 +156,14 @@ class Siege:
         """Send it; the number that its packets carry."""
         self._number += 1
         for packet in attack.build(_TOKEN.pack(_HEAD, self._number, _TAIL)):
-            destination = str(ip_address(packet[16:20]))
-            self._socket.sendto(packet, (destination, 0))
+            self._socket.sendto(packet, (str(ip_address(packet[16:20])), 0))
         return self._number
 
     def settle(self) -> None:
         """
         Return once all that was sent before has arrived and been dealt with.
 
-        Allowed packets follow it on the same way, one after the other: what they overtake would have to be overtaken twice.
+        Two allowed packets follow on the same way, the second when the first is there: who is late would be late twice.
         """
         for _ in range(2):
             self._barriers += 1
@@ -175,6 +173,10 @@ class Siege:
         """What became of it."""
         number = self.send(attack)
         self.settle()
+        return self.became(number)
+
+    def became(self, number: int) -> str:
+        """What has been seen of a packet by now."""
         self.watch.look()
         return "+".join(sorted(self.watch.seen.get(number, ())))
 
@@ -300,10 +302,3 @@ def _build() -> None:
     with inside(RS1):  # whoever has no known neighbour keeps packets back
         for neighbour in (parts.BEHIND, parts.BEHIND6, parts.PEER, "10.3.0.1", "fd00:3::1"):
             run("ping", "-c1", f"-w{DEADLINE:.0f}", neighbour)
-
-
-def has_inet_tables() -> bool:
-    """Whether this kernel has the family of nftables that the guard is made of."""
-    table = "add table inet dsr_lab_probe\ndelete table inet dsr_lab_probe\n"
-    done = subprocess.run(["nft", "-f", "-"], input=table, text=True, capture_output=True, check=False)
-    return done.returncode == 0
