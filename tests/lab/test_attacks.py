@@ -141,6 +141,7 @@ class TestWithGuard:
             for attack in wild * ROUNDS:
                 sent.append(host.send(attack))
                 found[0].wait_answered(1)
+                host.watch.look()
             host.settle()
             tally = total(found)
         ledger.add(f"{len(sent)} forged packets of {len(wild)} kinds", None, tally)
