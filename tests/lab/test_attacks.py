@@ -29,6 +29,7 @@ from tests.lab.world import RS1
 ROUNDS = 5
 
 each = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+each_service = pytest.mark.parametrize("attack", SERVICE_ATTACKS, ids=lambda attack: attack.name)
 
 # To a VIP that is not there just now, on a host that forwards everywhere.
 STRAY = {
@@ -55,7 +56,7 @@ def _table(seen: Seen, ledger: Ledger) -> Iterator[None]:
     """All of it as a table at the end."""
     yield
     ledger.note(f"{'forged packet':<60} {'reason':<18} {'without guard':<14} with guard")
-    for attack in (*ATTACKS, *STRAY.values()):
+    for attack in (*ATTACKS, *STRAY.values(), *SERVICE_ATTACKS):
         off, on = (seen[way].get(attack.name, "not tried") or "-" for way in ("off", "on"))
         ledger.note(f"{attack.name:<60} {attack.reason:<18} {off:<14} {on}")
 
@@ -91,6 +92,12 @@ class TestWithoutGuard:
         if attack.evidence:
             assert kernel_counters()[attack.evidence] > before[attack.evidence]
 
+    @each_service
+    def test_every_port_of_a_vip_is_reached(self, host: Siege, attack: Attack, seen: Seen) -> None:
+        host.prepare("")
+        outcome = seen["off"][attack.name] = host.outcome(attack)
+        assert outcome == attack.today
+
     @pytest.mark.parametrize("address", STRAY)
     def test_a_vip_that_is_gone_is_forwarded(self, host: Siege, address: str, seen: Seen) -> None:
         stray = STRAY[address]
@@ -113,7 +120,7 @@ class TestWithGuard:
         before = host.dropped()
         outcome = host.outcome(attack)
         counted = more(before, host.dropped())
-        seen["on"][attack.name] = " ".join([outcome, *(f"{reason}+{n}" for reason, n in counted.items())]).strip()
+        seen["on"][attack.name] = shown(outcome, counted)
         assert outcome == (attack.today if attack.reason in (ALLOWED, BESIDE) else "")
         if attack.counted:
             assert counted == ({attack.reason: attack.counted} if attack.reason in REASONS else {})
@@ -127,7 +134,7 @@ class TestWithGuard:
         with vip_gone(host, address):
             outcome = host.outcome(stray)
         counted = more(before, host.dropped())
-        seen["on"][stray.name] = " ".join([outcome, *counted])
+        seen["on"][stray.name] = shown(outcome, counted)
         assert outcome == ""
         assert counted.keys() == {parts.FORWARD}  # some more while the agent puts it back
 
@@ -158,6 +165,11 @@ def more(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {reason: n - before[reason] for reason, n in after.items() if n != before[reason]}
 
 
+def shown(outcome: str, counted: dict[str, int]) -> str:
+    """What became of a packet and what was counted, for the table."""
+    return " ".join([*([outcome] if outcome else []), *(f"{reason}+{n}" for reason, n in counted.items())])
+
+
 SERVED = (
     "[guard]\nservices = true\n"
     + tunnel("ipip", load_balancers=[parts.BALANCER, parts.ONLY_IPIP])
@@ -176,11 +188,12 @@ class TestWithServices:
         with siege(SERVED) as found:
             yield found
 
-    @pytest.mark.parametrize("attack", SERVICE_ATTACKS, ids=lambda attack: attack.name)
-    def test_only_declared_services_are_reached(self, host: Siege, attack: Attack) -> None:
+    @each_service
+    def test_only_declared_services_are_reached(self, host: Siege, attack: Attack, seen: Seen) -> None:
         before = host.dropped()
         outcome = host.outcome(attack)
         counted = more(before, host.dropped())
+        seen["on"][attack.name] = shown(outcome, counted)
         allowed = attack.reason == ALLOWED
         assert (outcome, counted) == ((attack.today, {}) if allowed else ("", {attack.reason: attack.counted}))
 
