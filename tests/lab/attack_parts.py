@@ -176,6 +176,18 @@ def wrapped(header: Callable[[int, bytes], bytes], following: int, payload: Data
     return lambda token: header(following, payload(token))
 
 
+def pieces6(following: int, payload: Data, first: int, ident: int) -> Build:
+    """An IPv6 packet to a VIP in two fragments."""
+
+    def build(token: bytes) -> list[bytes]:
+        whole = payload(token)
+        start = forge.fragment6(following, whole[:first], more=True, ident=ident)
+        end = forge.fragment6(following, whole[first:], offset=first, ident=ident)
+        return [ip6(CLIENT6, VIP6, FRAGMENT, piece) for piece in (start, end)]
+
+    return build
+
+
 def changed(packet: Build, at: int, value: int) -> Build:
     """The packet with one byte changed."""
 

@@ -73,6 +73,7 @@ from tests.lab.attack_parts import (
     other,
     outer,
     pieces,
+    pieces6,
     raw_gre,
     sit,
     six,
@@ -92,6 +93,7 @@ from tests.lab.forge import (
     STRICT_ROUTE,
     fragment6,
     gre,
+    long_options6,
     options6,
 )
 from tests.lab.forge import (
@@ -349,6 +351,13 @@ def _prepared() -> Iterator[Attack]:
     )
     covered = six(HOP_BY_HOP, wrapped(options6, SIT, one(inner(HOST6, CLIENT6))))
     yield Attack("ip6tnl0 up: ipv6 in ipv6 to a vip behind a header", NESTED, DELIVERED, in_gre(covered), up)
+    halves = in_gre(pieces6(SIT, one(inner(HOST6, CLIENT6)), 48, 1))
+    yield Attack("ip6tnl0 up: ipv6 in ipv6 to a vip in fragments", NESTED, DELIVERED, halves, up, counted=2)
+    # Of the first fragment nobody can tell what it carries; kernels since 5.11 refuse to put such ones together.
+    chain = pieces6(DESTINATION, wrapped(long_options6, SIT, one(inner(HOST6, CLIENT6))), 8, 2)
+    yield Attack(
+        "ip6tnl0 up: the same, its headers in two fragments", BY_KERNEL, "", in_gre(chain), up, "Ip6InHdrErrors"
+    )
     in_gre6 = six(GRE, lambda token: gre(inner(HOST6, CLIENT6)(token)[0], ETH_IP6))
     yield Attack("ip6gre0 up: gre in ipv6 to a vip", NESTED, DELIVERED, in_gre(in_gre6), up)
     yield Attack("tunl0 up: ipip to the host's other leg", BESIDE, DELIVERED, ipip(inner(HOST), ATTACKER, LEG), up)

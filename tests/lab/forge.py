@@ -97,6 +97,11 @@ def options6(following: int, payload: bytes) -> bytes:
     return struct.pack("!BBBBI", following, 0, 1, 4, 0) + payload
 
 
-def fragment6(following: int, payload: bytes) -> bytes:
-    """An IPv6 fragment header of a packet that is in one piece."""
-    return struct.pack("!BBHI", following, 0, 0, 0xA77AC4) + payload
+def fragment6(following: int, payload: bytes, *, offset: int = 0, more: bool = False, ident: int = 0xA77AC4) -> bytes:
+    """An IPv6 fragment header, of a packet that is in one piece if nothing else is said."""
+    return struct.pack("!BBHI", following, 0, offset | more, ident) + payload
+
+
+def long_options6(following: int, payload: bytes) -> bytes:
+    """A destination options header of sixteen bytes, and what follows it."""
+    return struct.pack("!BBBB12x", following, 1, 1, 12) + payload
