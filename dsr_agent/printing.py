@@ -163,6 +163,7 @@ def _said(says: Mapping[str, Any] | None) -> list[str]:
         tried = _moment(reload["tried_at"])
         lines = [f"the file could not be used when it was read at {tried}; the agent goes on as before:"]
         lines += _some([f"  {refusal}" for refusal in reload["refusals"]])
+    lines += [f"another firewall drops what the guard lets in: {drop}" for drop in says.get("foreign_drops", ())]
     for key, times in says.get("fights", {}).items():
         lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
     return lines

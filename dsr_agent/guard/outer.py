@@ -43,7 +43,8 @@ class Entrance:
     """
     One way in: packets of *protocol* to *local* (in GRE: with this *key* and *checksum*), from *senders*.
 
-    *name* is the tunnel's; what gets in is counted by it and by sender. No *senders* means anybody.
+    *name* is the tunnel's; what gets in is counted by it and by sender. No *senders* means anybody. Entrances of one
+    name, as there are while a tunnel is replaced, share their senders.
     """
 
     name: str
@@ -56,7 +57,8 @@ class Entrance:
 
 def counted_in(tunnel: str, prefixlen: int = 32) -> str:
     """The name of the set (for anybody: of the counter) that counts what comes in by *tunnel*."""
-    return f"from-{tunnel}" if prefixlen == 32 else f"from-{tunnel}-{prefixlen}"
+    # No link can have a slash in its name, so no other tunnel's set is called so.
+    return f"from-{tunnel}" if prefixlen == 32 else f"from-{tunnel}/{prefixlen}"
 
 
 def sets(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, FilterSet]]:
@@ -97,6 +99,21 @@ def accepting(entrances: tuple[Entrance, ...]) -> Iterator[str]:
             yield from (rule(*arrives, *sender, ACCEPT) for sender in _sent_by(entrance))
     if any(entrance.protocol == GRE for entrance in entrances):
         yield rule(match(meta("l4proto"), GRE), NOT_OURS, goto("gre"))
+
+
+def refusing(entrances: tuple[Entrance, ...]) -> Iterator[str]:
+    """
+    The short way out for strangers: an address and a protocol for which everybody who is declared at all is declared.
+
+    Asked after everything else, so whoever sends there and was not let in cannot be known.
+    """
+    everybody = {network for entrance in entrances for network in entrance.senders}
+    declared: dict[tuple[Ip, int], set[Network]] = {}
+    for entrance in entrances:
+        declared.setdefault((entrance.local, entrance.protocol), set()).update(entrance.senders or everybody)
+    for (local, protocol), senders in declared.items():
+        if protocol != GRE and everybody and senders >= everybody:
+            yield rule(match(meta("l4proto"), protocol), match(_DESTINATION, str(local)), *refuse(Reason.SOURCE))
 
 
 def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:

@@ -52,6 +52,8 @@ class Firewall:
         self._hold = hold
         self._copy: ObservedGuard | None = None
         self._touched = False
+        self.others = 0
+        """How often somebody else has changed any rules."""
         self._monitor: Monitor | None = None
         if not listen:
             return
@@ -168,7 +170,10 @@ class Firewall:
             return None
         touched, self._touched = self._touched, False
         pid = int.from_bytes(found.get(_NFTA_GEN_PROC_PID, b""), "big")
-        if not touched or pid == os.getpid():
+        if pid == os.getpid():
+            return None
+        self.others += 1
+        if not touched:
             return None
         self._copy = None
         return pid

@@ -81,6 +81,8 @@ class Host:
         self._lost = False
         self._something = asyncio.Event()
         self._watched = self._firewall_watched = -1
+        self.rules_changed = asyncio.Event()
+        """Set when somebody else changed rules of the packet filter, in whatever table."""
         self.farewells: deque[stats.Counted] = deque(maxlen=_FAREWELLS)
         """What tunnels had counted when they went, for whoever reads counters; the kernel tells it once."""
 
@@ -260,12 +262,15 @@ class Host:
             loop.add_reader(self._firewall_watched, self._take_in_firewall)
 
     def _take_in_firewall(self) -> None:
+        before = self._firewall.others
         culprit = self._firewall.take_in(monitor.IN_PASSING, self._firewall_lost)
         if culprit is not None:
             self._keys.add(GUARD)
             if culprit:
                 self._by[GUARD] = culprit
             self._something.set()
+        if self._firewall.others != before:
+            self.rules_changed.set()
 
     def _firewall_lost(self) -> None:
         self._firewall.forget()

@@ -34,10 +34,12 @@ _VERDICT_CODE, _NF_DROP = 1, 0
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}
 
 # Marked just before the guard looks, so that its own verdict is told first: what it refuses is its own business.
+# Owned, so that the kernel takes it away should this process die meanwhile.
 _MARKING = f"""
 add table {FAMILY} {_TABLE}
 delete table {FAMILY} {_TABLE}
 table {FAMILY} {_TABLE} {{
+    flags owner;
     chain marking {{
         type filter hook prerouting priority -311; policy accept;
         meta iifgroup {LINK_GROUP} limit rate 20/second burst 20 packets meta nftrace set 1

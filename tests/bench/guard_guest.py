@@ -160,7 +160,7 @@ class Bench:
     def load(self, ruleset: str) -> None:
         """Give the receiver these rules."""
         with inside("rs"):
-            run("nft", "-f", "-", given=ruleset)
+            run("nft", *(["-j"] if ruleset.startswith("{") else []), "-f", "-", given=ruleset)
 
     def unload(self) -> None:
         """Take all rules away and let the kernel finish doing so, which it does a moment later."""

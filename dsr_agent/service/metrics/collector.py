@@ -130,6 +130,7 @@ class _Collector(Collector):
         there = observed.guard.table is not None
         yield _gauge("dsr_guard_in_place", [((), there and GUARD not in overview.undone)])
         yield _gauge("dsr_guard_held", [((), observed.guard.held)])
+        yield _gauge("dsr_foreign_drops", [((), len(self._board.foreign_drops))])
         open_to_all = [((name,), not tunnel.load_balancers) for name, tunnel in desired.tunnels.items()]
         yield _gauge("dsr_tunnel_open_to_anybody", open_to_all)
         yield _gauge("dsr_fallback_device_up", guard.fallback_devices(observed))

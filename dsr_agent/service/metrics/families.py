@@ -42,6 +42,7 @@ GAUGES = _of(
         ("dsr_tunnel_open_to_anybody", "tunnel", "Whether the file lets anybody send through the tunnel."),
         ("dsr_guard_in_place", "", "Whether the guard's table is as it has to be (1), or open or not wanted (0)."),
         ("dsr_guard_held", "", "Whether the kernel keeps everybody else from changing the guard's table."),
+        ("dsr_foreign_drops", "", "Chains of other firewalls that drop what the guard lets in, when last looked."),
         ("dsr_fallback_device_up", "device", "Whether a device that decapsulates for every address is up."),
         (
             "dsr_sysctl_effective",
