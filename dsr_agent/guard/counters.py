@@ -50,8 +50,10 @@ class Totals:
         self._last: Counted = {}
         self._totals: dict[tuple[str, str], Count] = {}
 
-    def look(self, now: Counted) -> Counted:
-        """The totals, after *now* was read. What is not there any more is forgotten with what asked for it."""
+    def look(self, now: Counted | None) -> Counted:
+        """The totals, after *now* was read; what is not in it keeps its total, for it may come back."""
+        if now is None:  # nothing could be read
+            return self._totals
         for place, count in now.items():
             grown = count.since(self._last.get(place, Count()))
             self._totals[place] = self._totals.get(place, Count()).plus(grown)

@@ -68,11 +68,6 @@ def goto(chain: str) -> Expression:
     return {"goto": {"target": chain}}
 
 
-def jump(chain: str) -> Expression:
-    """Ask *chain*, and come back if it has decided nothing."""
-    return {"jump": {"target": chain}}
-
-
 def refuse(reason: str) -> tuple[Expression, Expression]:
     """Count the packet under *reason*, and drop it."""
     return count(reason), DROP

@@ -57,7 +57,9 @@ class Entrance:
 
 def counted_in(tunnel: str, prefixlen: int = 32) -> str:
     """The name of the set (for anybody: of the counter) that counts what comes in by *tunnel*."""
-    # No link can have a slash in its name, so no other tunnel's set is called so.
+    # No link can have a slash in its name, so no other tunnel's set is called so. An asterisk at the end of a name is
+    # nftables' own language.
+    tunnel = tunnel.replace("*", "/any")
     return f"from-{tunnel}" if prefixlen == 32 else f"from-{tunnel}/{prefixlen}"
 
 

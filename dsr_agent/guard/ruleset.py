@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from dsr_agent.guard import inner, outer
 from dsr_agent.guard.expressions import ENCAPSULATIONS, OURS, bits, goto, match, meta, packet, refuse, rule
+from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.sets import of_addresses
@@ -37,12 +38,11 @@ class Request:
     """
     What the guard is to let in.
 
-    *vips* come with the services to which each is to be reached ("udp/1812"); none means all. *own* are the host's
-    own addresses. *mss* is the largest TCP segment that clients are told of, by IP version.
+    *own* are the host's own addresses. *mss* is the largest TCP segment that clients are told of, by IP version.
     """
 
     entrances: tuple[Entrance, ...]
-    vips: inner.Services = field(default_factory=dict)
+    vips: tuple[Target, ...] = ()
     own: frozenset[Ip] = frozenset()
     mss: Mapping[int, int] = field(default_factory=dict)
 
@@ -52,7 +52,7 @@ def ruleset(request: Request) -> Table:
     entrances = tuple(dict.fromkeys(request.entrances))
     sets: dict[str, FilterSet] = dict(outer.sets(entrances))
     sets |= inner.sets(request.vips, request.own)
-    sets |= {f"answering{version}": of_addresses(version, request.vips) for version in request.mss}
+    sets |= {f"answering{version}": of_addresses(version, (vip.ip for vip in request.vips)) for version in request.mss}
     chains = dict(outer.chains(entrances)) | dict(inner.chains(request.vips))
     chains["entrance"] = Chain(tuple(_entrance(entrances, request)), "prerouting", PRIORITY)
     chains["forward"] = Chain(tuple(_forward()), "forward", PRIORITY)

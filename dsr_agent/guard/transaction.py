@@ -22,6 +22,8 @@ def commands(wanted: Table, there: Table | None) -> tuple[str, ...]:
     """The commands, in order; empty when *there* is as *wanted*."""
     if there is None:
         return tuple(_texts([_add("table", _ITSELF), *_build(wanted, Table())]))
+    if there.strangers:  # some of them nftables can list and not remove, and others hold our own chains in place
+        return (*removal(), *commands(wanted, None))
     if _structure(wanted) == _structure(there):
         return tuple(_texts(_elements(wanted.sets, there.sets)))
     return tuple(_texts([*_clear(wanted, there), *_build(wanted, _kept(wanted, there))]))
@@ -34,7 +36,7 @@ def removal() -> tuple[str, ...]:
 
 def _structure(table: Table) -> tuple[object, ...]:
     shapes = {name: there.shape for name, there in table.sets.items()}
-    return shapes, table.counters, dict(table.chains), table.strangers
+    return shapes, table.counters, dict(table.chains)
 
 
 def _kept(wanted: Table, there: Table) -> Table:
@@ -63,8 +65,6 @@ def _clear(wanted: Table, there: Table) -> Iterator[dict[str, Any]]:
         yield {"delete": {"set": _named(name)}}
     for name in there.counters - kept.counters:
         yield {"delete": {"counter": _named(name)}}
-    for kind, name in sorted(there.strangers):
-        yield {"delete": {kind: _named(name)}}
 
 
 def _build(wanted: Table, there: Table) -> Iterator[dict[str, Any]]:

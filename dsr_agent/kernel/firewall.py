@@ -16,7 +16,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from dsr_agent.kernel.libnftables import MissingLibraryError, Nftables
+from dsr_agent.kernel.libnftables import UNREADABLE, MissingLibraryError, Nftables
 from dsr_agent.kernel.monitor import Monitor
 from dsr_agent.kernel.netlink import Message, attributes
 from dsr_agent.state.actions import HoldGuard, RemoveGuard, WriteGuard
@@ -80,12 +80,12 @@ class Firewall:
             self._copy = self._read()
         return self._copy
 
-    def listing(self) -> list[dict[str, Any]]:
-        """The table's objects with what they have counted, afresh; nothing where there is no table."""
+    def listing(self) -> list[dict[str, Any]] | None:
+        """The table's objects with what they have counted, afresh; None where they cannot be read."""
         try:
-            return self._open().listing(f"list table {FAMILY} {NAME}")[0]
+            return self._open().listing(f"list table {FAMILY} {NAME}")[0] or None
         except OSError:
-            return []
+            return None
 
     def _read(self) -> ObservedGuard:
         try:
@@ -95,10 +95,12 @@ class Firewall:
         objects, complaint = nftables.listing(f"list table {FAMILY} {NAME}")
         if "Operation not permitted" in complaint:
             return ObservedGuard(unavailable=NotPermitted("the guard cannot be seen", "run as root"))
+        if complaint == UNREADABLE:
+            return ObservedGuard(Table(strangers=frozenset({("flag", "?")})))
         if not objects:
             return ObservedGuard(unavailable=self._why_not(nftables))
-        flags = next(found["table"].get("flags", ()) for found in objects if "table" in found)
-        return ObservedGuard(parse(objects), "owner" in flags, self._hold and "owner" not in flags)
+        held = any("owner" in _flags(found["table"]) for found in objects if "table" in found)
+        return ObservedGuard(parse(objects), held, self._hold and not held)
 
     @staticmethod
     def _why_not(nftables: Nftables) -> DsrError | None:
@@ -196,14 +198,22 @@ def parse(objects: Iterable[dict[str, Any]]) -> Table:
         elif kind == "counter":
             counters.add(what["name"])
         elif kind == "chain":
-            hook = (what["hook"], what["prio"], what["type"]) if "hook" in what else ()
+            hook = (what["hook"], what["prio"], what["type"], what.get("policy", "accept")) if "hook" in what else ()
             chains[what["name"]] = Chain((), *hook)
         elif kind == "rule":
             rules.setdefault(what["chain"], []).append(canonical(_folded(what["expr"])))
-        elif kind not in ("metainfo", "table"):
+        elif kind == "table":
+            strangers |= {("flag", flag) for flag in _flags(what) - {"owner", "persist"}}
+        elif kind != "metainfo":
             strangers.add((kind, what["name"]))
     whole = {name: Chain(tuple(rules.get(name, ())), *chain.place) for name, chain in chains.items()}
     return Table(sets, frozenset(counters), whole, frozenset(strangers))
+
+
+def _flags(table: dict[str, Any]) -> set[str]:
+    """One flag is printed as a word, several as a list."""
+    flags = table.get("flags", ())
+    return {flags} if isinstance(flags, str) else set(flags)
 
 
 def _set(what: dict[str, Any]) -> FilterSet:

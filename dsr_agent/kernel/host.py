@@ -139,7 +139,7 @@ class Host:
             values = sysctls.read(sysctls.paths_of(self._links_with_sysctls(found_links)), self._sysctls)
             modules = self._modules.present(MODULE_OF_KIND.values())
             sources = routes.sources(self._channel, targets)
-            self._take_in_firewall()
+            self._take_in_firewall(monitor.ALL)
             guard = self._firewall.read(afresh=scope.everything)
         return Observed(found_links, dict(self._copy), values, sources, modules, _KEEPS_PROTO, guard)
 
@@ -261,9 +261,9 @@ class Host:
         if self._firewall_watched >= 0:
             loop.add_reader(self._firewall_watched, self._take_in_firewall)
 
-    def _take_in_firewall(self) -> None:
+    def _take_in_firewall(self, at_most: int = monitor.IN_PASSING) -> None:
         before = self._firewall.others
-        culprit = self._firewall.take_in(monitor.IN_PASSING, self._firewall_lost)
+        culprit = self._firewall.take_in(at_most, self._firewall_lost)
         if culprit is not None:
             self._keys.add(GUARD)
             if culprit:

@@ -21,6 +21,9 @@ _LIBRARY = "libnftables.so.1"
 _JSON, _NUMERIC = 1 << 4, (1 << 7) | (1 << 8) | (1 << 9) | (1 << 10)
 
 
+UNREADABLE = "the listing is not JSON"
+
+
 class MissingLibraryError(OSError):
     """This host has no libnftables."""
 
@@ -94,5 +97,5 @@ class Nftables:
         try:
             found: list[dict[str, Any]] = json.loads(output)["nftables"]
         except ValueError:  # nftables 1.0.6 prints a table with flags so (measured)
-            return [], "the listing is not JSON"
+            return [], UNREADABLE
         return found, ""

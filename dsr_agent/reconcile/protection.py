@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
+from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance, counted_in
 from dsr_agent.guard.ruleset import Request, ruleset
 from dsr_agent.guard.transaction import commands, removal
-from dsr_agent.reconcile.resolve import Wanted
+from dsr_agent.reconcile.resolve import Wanted, stand_in_name
 from dsr_agent.state.actions import Action, HoldGuard, Problem, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.marks import owns_link
@@ -64,11 +65,25 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     return ruleset(
         Request(
             entrances=(*entrances, *_going(wanted, observed)),
-            vips={vip.ip: vip.services if policy.services else () for vip in desired.vips.values()},
+            vips=tuple(_targets(desired, wanted, services=policy.services)),
             own=frozenset(_own(observed)),
             mss=_mss(desired, wanted, observed, entrances),
         )
     )
+
+
+def _targets(desired: Desired, wanted: Wanted, *, services: bool) -> Iterator[Target]:
+    """The VIPs; one that is not for all tunnels comes with the names that its tunnels' links have or will have."""
+    links: dict[str, list[str]] = {}
+    for item in wanted.carried:
+        links[item.tunnel.name] = [item.link.name, stand_in_name(item.link.name)]
+    for name, tunnel in wanted.waiting.items():
+        links[tunnel.name] = [name]
+    for vip in desired.vips.values():
+        bound = set(vip.tunnels) != set(desired.tunnels)
+        names = [name for tunnel in vip.tunnels for name in links.get(tunnel, ())] if bound else []
+        if not bound or names:
+            yield Target(vip.ip, vip.services if services else (), tuple(names))
 
 
 def _own(observed: Observed) -> Iterator[Ip]:

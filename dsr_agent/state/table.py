@@ -42,22 +42,31 @@ class FilterSet:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Rules, and where in a packet's way they are asked; without a *hook*, only when another chain sends it here."""
+    """
+    Rules, and where in a packet's way they are asked; without a *hook*, only when another chain sends it here.
+
+    *policy* is what becomes of a packet about which no rule decides.
+    """
 
     rules: tuple[str, ...] = ()
     hook: str = ""
     priority: int = 0
     type: str = "filter"
+    policy: str = "accept"
 
     @property
-    def place(self) -> tuple[str, int, str]:
-        """What cannot be changed about a chain once it is there."""
-        return self.hook, self.priority, self.type
+    def place(self) -> tuple[str, int, str, str]:
+        """Everything but the rules: a chain that differs here is made anew."""
+        return self.hook, self.priority, self.type, self.policy
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The whole table. *strangers* are objects in it that we never make: their kind and name."""
+    """
+    The whole table.
+
+    *strangers* are what is about it that we never make: objects by kind and name, and flags such as ``dormant``.
+    """
 
     sets: Mapping[str, FilterSet] = field(default_factory=dict)
     counters: frozenset[str] = frozenset()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, ip_address
 
+from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request
 from dsr_agent.guard.ruleset import ruleset as rules_for
@@ -37,7 +38,7 @@ def ruleset(wanted: Wanted) -> str:
     """The whole table."""
     senders = tuple(IPv4Network(each) for each in wanted.balancers)
     entrance = Entrance("dsr0", ip_address(wanted.local), wanted.protocol, senders, wanted.key)
-    vips = {ip_address(vip): () for vip in wanted.vips}
+    vips = tuple(Target(ip_address(vip)) for vip in wanted.vips)
     table = rules_for(Request((entrance,), vips, frozenset(map(ip_address, wanted.own))))
     if not wanted.counters:
         table = _uncounted(table)

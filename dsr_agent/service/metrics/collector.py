@@ -58,7 +58,7 @@ class Sources:
 
     counters: Callable[[Iterable[str]], Mapping[str, stats.Counted]]
     farewells: Callable[[], list[stats.Counted]]
-    guard: Callable[[], Counted]
+    guard: Callable[[], Counted | None]
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
     wanted: Callable[[Overview], Wanted]
@@ -134,7 +134,7 @@ class _Collector(Collector):
         open_to_all = [((name,), not tunnel.load_balancers) for name, tunnel in desired.tunnels.items()]
         yield _gauge("dsr_tunnel_open_to_anybody", open_to_all)
         yield _gauge("dsr_fallback_device_up", guard.fallback_devices(observed))
-        counted = self._guard_totals.look(self._sources.guard() if there else {})
+        counted = self._guard_totals.look(self._sources.guard() if there else None)
         for name, rows in (
             ("dsr_guard_accepted", guard.accepted(desired, counted)),
             ("dsr_guard_dropped", guard.refused(counted)),

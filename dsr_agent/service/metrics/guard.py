@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from dsr_agent.guard.counters import Count, Counted
+from dsr_agent.guard.inner import COUNTING, address_of
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.sets import element
@@ -37,12 +38,12 @@ def refused(counted: Counted) -> Rows:
 
 
 def received(desired: Desired, counted: Counted) -> Rows:
-    """By VIP; one that declares services is counted in a set of its own while services count."""
-    found: dict[tuple[str, ...], Count] = {}
-    for key in desired.vips:
-        text, version = element(key.ip), key.ip.version
-        plain, served = (counted.get((f"{name}{version}", text), _NOTHING) for name in ("vips", "served"))
-        found[str(key.ip),] = plain.plus(served)
+    """By VIP; one that is not for all tunnels or services is counted in sets of its own, for each link."""
+    found: dict[tuple[str, ...], Count] = {(str(key.ip),): _NOTHING for key in desired.vips}
+    for (name, text), count in counted.items():
+        vip = (address_of(text),) if name in COUNTING else ()
+        if vip in found:
+            found[vip] = found[vip].plus(count)
     return found
 
 

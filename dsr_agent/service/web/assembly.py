@@ -34,10 +34,11 @@ def web(board: Board, farewells: deque[stats.Counted], events_lost: Callable[[],
             channel.append(Channel())
         return stats.read(channel[0], names)
 
-    def guard() -> counters.Counted:
+    def guard() -> counters.Counted | None:
         if not contexts:
             contexts.append(Firewall(listen=False))
-        return counters.counted(contexts[0].listing())
+        objects = contexts[0].listing()
+        return None if objects is None else counters.counted(objects)
 
     def gone() -> list[stats.Counted]:
         return [farewells.popleft() for _ in range(len(farewells))]
