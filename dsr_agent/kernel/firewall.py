@@ -17,7 +17,7 @@ from operator import or_
 from typing import Any
 
 from dsr_agent.kernel.libnftables import UNREADABLE, MissingLibraryError, Nftables
-from dsr_agent.kernel.monitor import Monitor
+from dsr_agent.kernel.monitor import ALL, Monitor
 from dsr_agent.kernel.netlink import Message, attributes
 from dsr_agent.state.actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import Bug, DsrError, NotPermitted, Transient, Unsupported
@@ -26,7 +26,7 @@ from dsr_agent.state.table import FAMILY, NAME, Chain, FilterSet, ObservedGuard,
 _NETLINK_NETFILTER, _NFNLGRP_NFTABLES = 12, 7
 _SUBSYSTEM_NFTABLES, _NEWGEN = 10, 15
 _NFPROTO_INET = 1
-_NFTA_TABLE_NAME, _NFTA_GEN_PROC_PID = 1, 2
+_NFTA_TABLE_NAME, _NFTA_GEN_PROC_PID, _NFTA_GEN_PROC_NAME = 1, 2, 3
 _RECEIVE_BUFFER = 4 << 20
 
 _INSTALL = "install nftables (the package libnftables1), or write [guard] required = false to go on without"
@@ -52,6 +52,7 @@ class Firewall:
         self._hold = hold
         self._copy: ObservedGuard | None = None
         self._touched = False
+        self._own = os.getpid()
         self.others = 0
         """How often somebody else has changed any rules."""
         self._monitor: Monitor | None = None
@@ -122,6 +123,12 @@ class Firewall:
         except OSError as error:
             return _missing(error)
         self._copy = None
+        try:
+            return self._carry_out(nftables, action)
+        finally:
+            self._learn_own_number()
+
+    def _carry_out(self, nftables: Nftables, action: GuardAction) -> DsrError | None:
         if isinstance(action, HoldGuard):
             self._take_hold(nftables, action.commands)
             return None
@@ -144,11 +151,23 @@ class Firewall:
             nftables.transaction([_UNMAKE, _MAKE_HELD, *commands[1:]])
             self._hold = self._read().held
 
+    def _learn_own_number(self) -> None:
+        """
+        What is announced now is what was just written, and by which process, as the kernel numbers them.
+
+        In a container that is another number than this process has for itself. Nothing is missed by taking it: after a
+        write the table is read afresh anyway.
+        """
+        for message in self._monitor.drain(ALL, self.forget) if self._monitor else ():
+            if message.type == _SUBSYSTEM_NFTABLES << 8 | _NEWGEN:
+                self._own = _culprit(message)[0]
+        self._touched = False
+
     # --- announcements ---------------------------------------------------------------------------------------------
 
-    def take_in(self, at_most: int, on_lost: Callable[[], None]) -> int | None:
+    def take_in(self, at_most: int, on_lost: Callable[[], None]) -> tuple[int, str] | None:
         """
-        Take what was announced; the process that changed our table, if somebody else did.
+        Take what was announced; number and name of the process that changed our table, if somebody else did.
 
         Every transaction ends with the announcement of a new generation, which names the process.
         """
@@ -156,29 +175,35 @@ class Firewall:
         if self._monitor:
             for message in self._monitor.drain(at_most, on_lost):
                 if message.type >> 8 == _SUBSYSTEM_NFTABLES:
-                    pid = self._take(message)
-                    culprit = culprit if pid is None else pid
+                    culprit = self._take(message) or culprit
         return culprit
 
     def forget(self) -> None:
         """The copy may be out of date."""
         self._copy = None
 
-    def _take(self, message: Message) -> int | None:
-        found = dict(attributes(message.body, 4))
+    def _take(self, message: Message) -> tuple[int, str] | None:
         if message.type & 0xFF != _NEWGEN:
+            found = dict(attributes(message.body, 4))
             name = found.get(_NFTA_TABLE_NAME, b"").rstrip(b"\0").decode("ascii", "replace")
             self._touched |= message.body[:1] == bytes([_NFPROTO_INET]) and name == NAME
             return None
         touched, self._touched = self._touched, False
-        pid = int.from_bytes(found.get(_NFTA_GEN_PROC_PID, b""), "big")
-        if pid == os.getpid():
+        culprit = _culprit(message)
+        if culprit[0] == self._own:
             return None
         self.others += 1
         if not touched:
             return None
         self._copy = None
-        return pid
+        return culprit
+
+
+def _culprit(message: Message) -> tuple[int, str]:
+    """Which process the announcement of a new generation names."""
+    found = dict(attributes(message.body, 4))
+    name = found.get(_NFTA_GEN_PROC_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
+    return int.from_bytes(found.get(_NFTA_GEN_PROC_PID, b""), "big"), name
 
 
 # --- what the listing means -------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ class Host:
         self._lost = False
         self._something = asyncio.Event()
         self._watched = self._firewall_watched = -1
+        self._rule_writer = (0, "")
         self.rules_changed = asyncio.Event()
         """Set when somebody else changed rules of the packet filter, in whatever table."""
         self.farewells: deque[stats.Counted] = deque(maxlen=_FAREWELLS)
@@ -180,6 +181,9 @@ class Host:
 
     async def who(self, port: int) -> str:
         """See `port.Kernel.who`; looked up aside, because it reads other processes' tables."""
+        number, name = self._rule_writer
+        if port == number and name:
+            return f"{name} (process {number})"
         return await asyncio.to_thread(blame.who, port, self._root)
 
     def _watch(self) -> None:
@@ -266,8 +270,7 @@ class Host:
         culprit = self._firewall.take_in(at_most, self._firewall_lost)
         if culprit is not None:
             self._keys.add(GUARD)
-            if culprit:
-                self._by[GUARD] = culprit
+            self._by[GUARD], self._rule_writer = culprit[0], culprit
             self._something.set()
         if self._firewall.others != before:
             self.rules_changed.set()

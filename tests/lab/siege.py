@@ -190,6 +190,13 @@ class Siege:
             page = asking.getresponse().read().decode()
         return {name: float(value) for name, value in re.findall(r"(?m)^(\w+(?:\{.*\})?) (\S+)$", page)}
 
+    def serving(self) -> bool:
+        """Whether the agent serves its metrics by now."""
+        try:
+            return bool(self.metrics())
+        except OSError:
+            return False
+
     def dropped(self) -> dict[str, int]:
         """The guard's count of each reason, of a page that knows of everything that has been dealt with by now."""
         if self._counted[0] == self._number:  # nothing has been sent since
@@ -244,6 +251,7 @@ def siege(config: str) -> Iterator[Siege]:
         for virtual in WRAPPED:
             ask_udp(virtual.address, PORT)
         found = Siege(agent, Watch())
+        wait_for(found.serving, "the agent to serve its metrics")
         stack.callback(found.close)
         home = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(home)})  # one processor after the other would let packets overtake each other
