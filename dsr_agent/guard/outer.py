@@ -100,7 +100,7 @@ def accepting(entrances: tuple[Entrance, ...]) -> Iterator[str]:
             arrives = (match(meta("l4proto"), entrance.protocol), NOT_OURS, match(_DESTINATION, str(entrance.local)))
             yield from (rule(*arrives, *sender, ACCEPT) for sender in _sent_by(entrance))
     if any(entrance.protocol == GRE for entrance in entrances):
-        yield rule(match(meta("l4proto"), GRE), NOT_OURS, goto("gre"))
+        yield rule(match(meta("l4proto"), GRE), NOT_OURS, goto("gre_header"))
 
 
 def refusing(entrances: tuple[Entrance, ...]) -> Iterator[str]:
@@ -122,10 +122,10 @@ def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
     """
     What GRE tunnels take, and who was not let in.
 
-    ``gre`` is a chain of its own also because nftables 1.0.6 aborts on rules that ask for GRE and then for its header.
+    ``gre_header`` is a chain of its own also because nftables 1.0.6 aborts on rules that ask for GRE and then for its header.
     """
     if any(entrance.protocol == GRE for entrance in entrances):
-        yield "gre", Chain(tuple(_gre([entrance for entrance in entrances if entrance.protocol == GRE])))
+        yield "gre_header", Chain(tuple(_gre([entrance for entrance in entrances if entrance.protocol == GRE])))
     everybody = {network for entrance in entrances for network in entrance.senders}
     declared = [_masked(length, _senders(length)) for length in sorted(networks_of(everybody), reverse=True)]
     declared += [match(_DESTINATION, str(entrance.local)) for entrance in entrances if not entrance.senders]
