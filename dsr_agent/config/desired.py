@@ -10,7 +10,6 @@ from dsr_agent.state import marks
 from dsr_agent.state.model import (
     Address,
     Desired,
-    GuardPolicy,
     Local,
     LocalAddress,
     LocalOf,
@@ -18,6 +17,7 @@ from dsr_agent.state.model import (
     Tunnel,
     Vip,
 )
+from dsr_agent.state.table import GuardPolicy
 
 SCOPE_HOST = 254
 SCOPE_GLOBAL = 0

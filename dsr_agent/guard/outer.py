@@ -122,7 +122,8 @@ def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
     """
     What GRE tunnels take, and who was not let in.
 
-    ``gre_header`` is a chain of its own also because nftables 1.0.6 aborts on rules that ask for GRE and then for its header.
+    ``gre_header`` is a chain of its own also because nftables 1.0.6 aborts on rules that ask for GRE and then for its
+    header.
     """
     if any(entrance.protocol == GRE for entrance in entrances):
         yield "gre_header", Chain(tuple(_gre([entrance for entrance in entrances if entrance.protocol == GRE])))

@@ -395,7 +395,5 @@ def teardown(observed: Observed) -> Plan:
         for key, address in observed.addresses.items()
         if owns_address(address) and key.link not in doomed
     ]
-    doors: list[Action] = []
-    if observed.guard.table is not None:
-        doors.append(RemoveGuard(removal(), Why.TEARDOWN, tuple(LinkKey(name) for name in doomed)))
-    return Plan((*links, *doors, *addresses))
+    guards = [RemoveGuard(removal(), Why.TEARDOWN, tuple(map(LinkKey, doomed)))] if observed.guard.table else []
+    return Plan((*links, *guards, *addresses))

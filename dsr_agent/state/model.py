@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.table import ObservedGuard
+from dsr_agent.state.table import GuardPolicy, ObservedGuard
 
 Ip: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -170,21 +170,6 @@ class Vip:
     @property
     def key(self) -> AddressKey:
         return AddressKey(self.device, self.ip, self.ip.max_prefixlen)
-
-
-@dataclass(frozen=True, slots=True)
-class GuardPolicy:
-    """
-    How strict the guard is.
-
-    *required*: without it no tunnel is brought up. *services*: only to the services that a VIP declares, if it
-    declares any. *mss*: the largest TCP segment that clients are told, None for what fits the encapsulation, 0 for no
-    word about it.
-    """
-
-    required: bool = True
-    services: bool = False
-    mss: int | None = None
 
 
 # --- what the kernel holds ----------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """
-The guard's table in the kernel's packet filter (nftables), as a value that can be held against another.
+The guard: what the file wants of it, and its table in the kernel's packet filter (nftables), as values.
 
 Rules and elements are texts: the JSON of `libnftables-json(5)` in one fixed form (`canonical`), without what the kernel
 adds (handles, counts), so that what was asked for and what is read back are equal when they mean the same.
@@ -72,6 +72,21 @@ class Table:
     counters: frozenset[str] = frozenset()
     chains: Mapping[str, Chain] = field(default_factory=dict)
     strangers: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPolicy:
+    """
+    How strict the guard is.
+
+    *required*: without it no tunnel is brought up. *services*: only to the services that a VIP declares, if it
+    declares any. *mss*: the largest TCP segment that clients are told, None for what fits the encapsulation, 0 for no
+    word about it.
+    """
+
+    required: bool = True
+    services: bool = False
+    mss: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from dsr_agent.state.marks import ADDRESS_PROTO, ADOPTED_ALIAS, ALIAS, LINK_GROU
 from dsr_agent.state.model import (
     Address,
     Desired,
-    GuardPolicy,
     Ip,
     Link,
     Local,
@@ -24,6 +23,7 @@ from dsr_agent.state.model import (
     Tunnel,
     Vip,
 )
+from dsr_agent.state.table import GuardPolicy
 from tests.fake.machine import Machine, RefusedError
 
 HERE, ALSO_HERE, NOT_HERE = (IPv4Address(ip) for ip in ("10.0.3.2", "10.0.4.2", "10.0.9.9"))

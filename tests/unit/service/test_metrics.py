@@ -17,9 +17,9 @@ from dsr_agent.service.metrics.families import FAMILIES
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet
-from dsr_agent.state.model import GuardPolicy, Link, TunnelKey
+from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.report import Report, Result
-from dsr_agent.state.table import ObservedGuard, Table
+from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 GOLDEN = Path(__file__).parent / "metrics.txt"
