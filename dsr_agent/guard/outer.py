@@ -33,6 +33,7 @@ _CHECKSUM, _KEY, _SEQUENCE = 0x8000, 0x2000, 0x1000
 _FLAGS = 0xFFFF ^ _SEQUENCE
 _ETHERTYPES = (0x0800, 0x86DD)
 
+_FROM = "from-"
 _IPV4 = ADDRESS[4]
 _DESTINATION, _SOURCE = packet("ip", "daddr"), packet("ip", "saddr")
 _LATER_FRAGMENT = match(bits(packet("ip", "frag-off"), 0x1FFF), 0, "!=")
@@ -60,7 +61,12 @@ def counted_in(tunnel: str, prefixlen: int = 32) -> str:
     # No link can have a slash in its name, so no other tunnel's set is called so. An asterisk at the end of a name is
     # nftables' own language.
     tunnel = tunnel.replace("*", "/any")
-    return f"from-{tunnel}" if prefixlen == 32 else f"from-{tunnel}/{prefixlen}"
+    return f"{_FROM}{tunnel}" if prefixlen == 32 else f"{_FROM}{tunnel}/{prefixlen}"
+
+
+def tunnel_counted_in(name: str) -> str:
+    """Which tunnel a set or counter called *name* counts; empty if it counts something else."""
+    return name.removeprefix(_FROM).partition("/")[0] if name.startswith(_FROM) else ""
 
 
 def sets(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, FilterSet]]:
@@ -128,11 +134,12 @@ def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
     if any(entrance.protocol == GRE for entrance in entrances):
         yield "gre_header", Chain(tuple(_gre([entrance for entrance in entrances if entrance.protocol == GRE])))
     everybody = {network for entrance in entrances for network in entrance.senders}
-    declared = [_masked(length, _senders(length)) for length in sorted(networks_of(everybody), reverse=True)]
-    declared += [match(_DESTINATION, str(entrance.local)) for entrance in entrances if not entrance.senders]
-    refused = [rule(known, goto("sender_refused")) for known in declared]
+    lengths = sorted(networks_of(everybody), reverse=True)
+    refused = [rule(_masked(length, _senders(length)), goto("sender_refused")) for length in lengths]
+    refused += [_wrong_header(entrance) for entrance in entrances if entrance.protocol == GRE and not entrance.senders]
     yield "outer_refused", Chain((*refused, rule(*refuse(Reason.SOURCE))))
-    yield "sender_refused", Chain((*dict.fromkeys(_wrong_header(entrances)), rule(*refuse(Reason.PROTOCOL))))
+    wrong = [line for entrance in entrances for line in _wrong_headers(entrance)]
+    yield "sender_refused", Chain((*dict.fromkeys(wrong), rule(*refuse(Reason.PROTOCOL))))
 
 
 def _gre(entrances: list[Entrance]) -> Iterator[str]:
@@ -147,18 +154,22 @@ def _gre(entrances: list[Entrance]) -> Iterator[str]:
     yield rule(match(_DESTINATION, "@locals"), goto("outer_refused"))
 
 
-def _wrong_header(entrances: tuple[Entrance, ...]) -> Iterator[str]:
+def _wrong_headers(entrance: Entrance) -> Iterator[str]:
     """A sender that is declared for GRE at this address, and still was not let in."""
-    for entrance in entrances:
-        if entrance.protocol != GRE:
-            continue
-        if not entrance.senders:
-            to_gre = (match(meta("l4proto"), GRE), match(_DESTINATION, str(entrance.local)))
-            yield rule(*to_gre, *refuse(Reason.GRE_HEADER))
-        for length in sorted(networks_of(entrance.senders), reverse=True):
-            source = _SOURCE if length == 32 else bits(_SOURCE, _mask(length))
-            pair = match(concat(_DESTINATION, source), f"@{_gre_senders(length)}")
-            yield rule(match(meta("l4proto"), GRE), pair, *refuse(Reason.GRE_HEADER))
+    if entrance.protocol != GRE:
+        return
+    if not entrance.senders:
+        yield _wrong_header(entrance)
+    for length in sorted(networks_of(entrance.senders), reverse=True):
+        source = _SOURCE if length == 32 else bits(_SOURCE, _mask(length))
+        pair = match(concat(_DESTINATION, source), f"@{_gre_senders(length)}")
+        yield rule(match(meta("l4proto"), GRE), pair, *refuse(Reason.GRE_HEADER))
+
+
+def _wrong_header(entrance: Entrance) -> str:
+    """Where anybody may send GRE, whoever was not let in has sent another header."""
+    arrives = (match(meta("l4proto"), GRE), match(_DESTINATION, str(entrance.local)))
+    return rule(*arrives, *refuse(Reason.GRE_HEADER))
 
 
 def _sent_by(entrance: Entrance) -> Iterator[tuple[Expression, ...]]:

@@ -37,6 +37,8 @@ _MAKE = canonical({"add": {"table": _ITSELF}})
 _MAKE_HELD = canonical({"add": {"table": _ITSELF | {"flags": ["owner", "persist"]}}})
 _UNMAKE = canonical({"delete": {"table": _ITSELF}})
 
+_UNSEEN = NotPermitted("the guard cannot be seen or changed", "run with CAP_NET_ADMIN")
+
 GuardAction = WriteGuard | HoldGuard | RemoveGuard
 
 
@@ -95,7 +97,7 @@ class Firewall:
             return ObservedGuard(unavailable=_missing(error))
         objects, complaint = nftables.listing(f"list table {FAMILY} {NAME}")
         if "Operation not permitted" in complaint:
-            return ObservedGuard(unavailable=NotPermitted("the guard cannot be seen", "run as root"))
+            return ObservedGuard(can_hold=self._hold, unavailable=_UNSEEN)
         if complaint == UNREADABLE:
             return ObservedGuard(Table(strangers=frozenset({("flag", "?")})))
         if not objects:

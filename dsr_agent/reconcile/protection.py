@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from dsr_agent.guard.inner import Target
-from dsr_agent.guard.outer import Entrance, counted_in
+from dsr_agent.guard.outer import Entrance, counted_in, tunnel_counted_in
 from dsr_agent.guard.ruleset import Request, ruleset
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.reconcile.resolve import Wanted, stand_in_name
@@ -20,6 +21,7 @@ from dsr_agent.state.why import Why
 from dsr_agent.tunnels import CARRIERS, carrier
 
 _PROTOCOL_OF_KIND = {means.kind: means.protocol for means in CARRIERS.values()}
+_OWN = frozenset({"own4", "own6"})
 _TCP_AND_IP = {4: 40, 6: 60}
 _ETHERNET = 1500
 
@@ -31,7 +33,7 @@ def steps(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Acti
     Without a file's tunnels there is nothing to guard. Whoever may not see the guard cannot say that it is amiss.
     """
     there = observed.guard.table
-    if isinstance(observed.guard.unavailable, NotPermitted):
+    if isinstance(observed.guard.unavailable, NotPermitted) and not observed.guard.can_hold:
         return
     if desired.guard is None or not (wanted.carried or wanted.waiting):
         if there is not None:
@@ -41,7 +43,7 @@ def steps(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Acti
         return
     table = wanted_table(desired, wanted, observed)
     if table != there:
-        yield WriteGuard(table, commands(table, there), _words(table, there), Why.CHANGED if there else Why.MISSING)
+        yield WriteGuard(table, commands(table, there), _words(table, there), _why(table, there))
     elif observed.guard.can_hold:
         yield HoldGuard(commands(table, None))
 
@@ -109,11 +111,20 @@ def _entrance(link: Link, name: str, senders: tuple[Network, ...]) -> Iterator[E
 
 
 def _going(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
-    """The entrances of links that are going, for whom the table that is there lets in by them."""
+    """
+    The entrances of links that are going, for whom the table that is there lets in by them.
+
+    Of one that was adopted under its own name nobody knows any more which tunnel it was, so it may be any of them.
+    """
     there = observed.guard.table
-    for link in _doomed(wanted, observed) if there else ():
-        if senders := tuple(sorted(_senders(link.name, there), key=str)):
-            yield from _entrance(link, link.name, senders)
+    if there is None:
+        return
+    tunnels = {tunnel_counted_in(name) for name in (*there.sets, *there.counters)} - {""}
+    for link in _doomed(wanted, observed):
+        for tunnel in (link.name,) if link.name in tunnels else sorted(tunnels):
+            senders = tuple(sorted(_senders(tunnel, there), key=str))
+            if senders or counted_in(tunnel) in there.counters:
+                yield from _entrance(link, tunnel, senders)
 
 
 def _doomed(wanted: Wanted, observed: Observed) -> Iterator[Link]:
@@ -124,9 +135,9 @@ def _doomed(wanted: Wanted, observed: Observed) -> Iterator[Link]:
             yield link
 
 
-def _senders(tunnel: str, there: Table | None) -> Iterator[Network]:
+def _senders(tunnel: str, there: Table) -> Iterator[Network]:
     for prefixlen in range(33):
-        found = there.sets.get(counted_in(tunnel, prefixlen)) if there else None
+        found = there.sets.get(counted_in(tunnel, prefixlen))
         for element in found.elements if found else ():
             yield IPv4Network((json.loads(element), prefixlen))
 
@@ -154,6 +165,16 @@ def _mss(desired: Desired, wanted: Wanted, observed: Observed, entrances: Iterab
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _why(table: Table, there: Table | None) -> Why:
+    if there is None:
+        return Why.MISSING
+    # Addresses come and go, with DHCP and with containers: that is nobody's attack on the guard.
+    others = {name: found for name, found in there.sets.items() if name not in _OWN}
+    same = others == {name: found for name, found in table.sets.items() if name not in _OWN}
+    rest = replace(there, sets={}) == replace(table, sets={})
+    return Why.FOLLOWS if same and rest and there.sets.keys() == table.sets.keys() else Why.CHANGED
 
 
 def _words(table: Table, there: Table | None) -> str:
