@@ -79,9 +79,7 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
     marked (adopted) in place.
     """
     steps = _Steps()
-    keys: Iterable[AddressKey] = scope.addresses
-    if scope.everything:
-        keys = desired.addresses
+    keys: Iterable[AddressKey] = desired.addresses if scope.everything else scope.addresses
     missing_devices: frozenset[str] = frozenset()
     blocked: frozenset[AddressKey] = frozenset()
     if scope.host or scope.everything:

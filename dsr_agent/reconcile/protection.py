@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance, counted_in, tunnel_counted_in
 from dsr_agent.guard.ruleset import Request, ruleset
 from dsr_agent.guard.transaction import commands, removal
-from dsr_agent.reconcile.resolve import Wanted, stand_in_name
+from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, Wanted, stand_in_name
 from dsr_agent.state.actions import Action, HoldGuard, Problem, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import GUARD, Desired, Ip, Link, Network, Observed
+from dsr_agent.state.model import GUARD, AddressKey, Desired, Ip, Link, Network, Observed
 from dsr_agent.state.table import Table
 from dsr_agent.state.why import Why
 from dsr_agent.tunnels import CARRIERS, carrier
@@ -61,36 +62,62 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     A link of ours that is about to be replaced keeps its entrance until it is gone: what a balancer sends in the form
     declared until now is not lost while the new one is made beside it.
     """
-    policy = desired.guard
-    assert policy is not None
-    entrances = list(_entrances(wanted, observed))
-    return ruleset(
-        Request(
-            entrances=(*entrances, *_going(wanted, observed)),
-            vips=tuple(_targets(desired, wanted, services=policy.services)),
-            own=frozenset(_own(observed)),
-            mss=_mss(desired, wanted, observed, entrances),
-        )
-    )
+    assert desired.guard is not None
+    entrances = (*_entrances(wanted, observed), *_going(wanted, observed))
+    links = tuple(_links(wanted))
+    return _table(_ById(desired), entrances, links, wanted.own, tuple(_mss(desired, wanted, observed)))
 
 
-def _targets(desired: Desired, wanted: Wanted, *, services: bool) -> Iterator[Target]:
-    """The VIPs; one that is not for all tunnels comes with the names that its tunnels' links have or will have."""
-    links: dict[str, list[str]] = {}
+@dataclass(frozen=True, slots=True, eq=False)
+class _ById:
+    """The file, as a key: the same object means the same 10,000 VIPs, and comparing them would cost as much again."""
+
+    desired: Desired
+
+    def __hash__(self) -> int:
+        return id(self.desired)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and other.desired is self.desired
+
+
+@lru_cache(maxsize=2)
+def _table(
+    of: _ById,
+    entrances: tuple[Entrance, ...],
+    links: tuple[tuple[str, tuple[str, ...]], ...],
+    own: frozenset[AddressKey],
+    mss: tuple[tuple[int, int], ...],
+) -> Table:
+    """The table; kept, because it is asked for in every pass and seldom another one (100 ms for 10,000 VIPs)."""
+    desired = of.desired
+    services = desired.guard is not None and desired.guard.services
+    vips = tuple(_targets(desired, dict(links), services=services))
+    return ruleset(Request(entrances, vips, frozenset(_own(own)), dict(mss)))
+
+
+def _links(wanted: Wanted) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each tunnel's name, and the names that its link has or will have."""
     for item in wanted.carried:
-        links[item.tunnel.name] = [item.link.name, stand_in_name(item.link.name)]
+        yield item.tunnel.name, (item.link.name, stand_in_name(item.link.name))
     for name, tunnel in wanted.waiting.items():
-        links[tunnel.name] = [name]
+        yield tunnel.name, (name,)
+
+
+def _targets(desired: Desired, links: Mapping[str, tuple[str, ...]], *, services: bool) -> Iterator[Target]:
+    """The VIPs; one that is not for all tunnels comes with the links that it is for."""
+    every = set(desired.tunnels)
     for vip in desired.vips.values():
-        bound = set(vip.tunnels) != set(desired.tunnels)
-        names = [name for tunnel in vip.tunnels for name in links.get(tunnel, ())] if bound else []
+        bound = len(vip.tunnels) != len(every) or set(vip.tunnels) != every
+        names = tuple(name for tunnel in vip.tunnels for name in links.get(tunnel, ())) if bound else ()
         if not bound or names:
-            yield Target(vip.ip, vip.services if services else (), tuple(names))
+            yield Target(vip.ip, vip.services if services else (), names)
 
 
-def _own(observed: Observed) -> Iterator[Ip]:
+def _own(keys: Iterable[AddressKey]) -> Iterator[Ip]:
     """This host's addresses, and the broadcast addresses of its networks, which are nobody's."""
-    for key in observed.addresses:
+    yield TUNNEL_ADDRESS
+    for key in keys:
         yield key.ip
         if isinstance(key.ip, IPv4Address) and key.prefixlen < 31:
             yield IPv4Network((key.ip, key.prefixlen), strict=False).broadcast_address
@@ -142,7 +169,7 @@ def _senders(tunnel: str, there: Table) -> Iterator[Network]:
             yield IPv4Network((json.loads(element), prefixlen))
 
 
-def _mss(desired: Desired, wanted: Wanted, observed: Observed, entrances: Iterable[Entrance]) -> Mapping[int, int]:
+def _mss(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[tuple[int, int]]:
     """
     The largest TCP segment by IP version: what is left of a packet when its balancer has wrapped it.
 
@@ -152,16 +179,15 @@ def _mss(desired: Desired, wanted: Wanted, observed: Observed, entrances: Iterab
     assert desired.guard is not None
     said = desired.guard.mss
     if said == 0:
-        return {}
+        return
     tunnels = [item.tunnel for item in wanted.carried] + list(wanted.waiting.values())
     overhead = max(carrier(tunnel).overhead(tunnel) for tunnel in tunnels)
-    locals_ = {entrance.local for entrance in entrances}
-    arrivals = [address.link for address in observed.addresses.values() if address.ip in locals_]
+    locals_ = {entrance.local for entrance in _entrances(wanted, observed)}
+    arrivals = [key.link for key in wanted.own if key.ip in locals_]
     mtus = [observed.links[name].mtu for name in arrivals if name in observed.links and observed.links[name].mtu]
     left = min(mtus, default=_ETHERNET) - overhead
-    return {
-        version: said or left - _TCP_AND_IP[version] for version in sorted({key.ip.version for key in desired.vips})
-    }
+    for version in desired.ip_versions:
+        yield version, said or left - _TCP_AND_IP[version]
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
