@@ -91,31 +91,24 @@ class _Walk:
     # --- matching --------------------------------------------------------------------------------------------------
 
     def _match(self, what: dict[str, Any]) -> bool:
-        left, right, op = self._value(what["left"]), what["right"], what["op"]
+        left, right, op = self._value(what["left"]), what["right"], str(what["op"])
         assert op in ("==", "!=", "<", ">="), op
         if op in ("<", ">="):
             number, bound = _number(left), _number(_read(right))
             return number < bound if op == "<" else number >= bound
-        return self._is(left, right) == (op == "==")
-
-    def _is(self, left: Value, right: Any) -> bool:
         if isinstance(right, str) and right.startswith("@"):
-            return self._found(left, right[1:])
-        if isinstance(right, dict) and "set" in right:
-            return any(left == _read(item) for item in right["set"])
-        if isinstance(right, dict) and "prefix" in right:
-            network = ip_network((right["prefix"]["addr"], right["prefix"]["len"]))
-            return isinstance(left, IPv4Address | IPv6Address) and left in network
-        return left == _read(right)
+            return self._found(left, right[1:], counts=op == "==") == (op == "==")
+        return _is(left, right) == (op == "==")
 
-    def _found(self, value: Value, name: str) -> bool:
+    def _found(self, value: Value, name: str, *, counts: bool) -> bool:
+        """Whether it is in the set; an element counts whom the rule asked for, not whom it asked not to be there."""
         asked = self._table.sets[name]
         assert len(asked.elements) <= asked.shape.size, f"{name} has no room for its elements"
         assert _types(value) == asked.shape.type, f"{name} is asked for {_types(value)}"
         text = canonical(_written(value))
         if text not in asked.elements:
             return False
-        if asked.shape.counted:
+        if asked.shape.counted and counts:
             self._verdict.counts[name, text] += 1
         return True
 
@@ -179,6 +172,15 @@ class _Protocol(int):
 
 class _Port(int):
     """A number whose type in a set is inet_service."""
+
+
+def _is(left: Value, right: Any) -> bool:
+    if isinstance(right, dict) and "set" in right:
+        return any(left == _read(item) for item in right["set"])
+    if isinstance(right, dict) and "prefix" in right:
+        network = ip_network((right["prefix"]["addr"], right["prefix"]["len"]))
+        return isinstance(left, IPv4Address | IPv6Address) and left in network
+    return left == _read(right)
 
 
 def _read(value: Any) -> Value:

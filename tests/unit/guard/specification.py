@@ -4,9 +4,8 @@ What the guard promises, said once more without a single rule: which packets get
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 from dsr_agent.guard.outer import Entrance, counted_in
 from dsr_agent.guard.reasons import Reason
@@ -93,12 +92,12 @@ def _knows(entrance: Entrance, packet: Packet) -> bool:
 
 
 def _out_of_a_tunnel(request: Request, packet: Packet) -> Expected:
-    if packet.protocol in (IPIP, SIX_IN_FOUR, GRE):
-        return Expected(reason=Reason.NESTED)
-    if packet.source in {*request.own, *request.vips} or any(_inside(packet.source, bad) for bad in NOBODYS):
-        return Expected(reason=Reason.INNER_SOURCE)
     if packet.destination not in request.vips:
         return Expected(reason=Reason.INNER_DESTINATION)
+    if packet.source in {*request.own, *request.vips} or any(_inside(packet.source, bad) for bad in NOBODYS):
+        return Expected(reason=Reason.INNER_SOURCE)
+    if packet.protocol in (IPIP, SIX_IN_FOUR, GRE):
+        return Expected(reason=Reason.NESTED)
     services = request.vips[packet.destination]
     at = "served" if services else "vips"
     if services and not any(_serves(service, packet) for service in ("", *services)):
@@ -118,11 +117,3 @@ def _serves(service: str, packet: Packet) -> bool:
 
 def _inside(ip: Ip, network: Network) -> bool:
     return ip.version == network.version and ip in network
-
-
-def places(request: Request) -> Iterator[Ip]:
-    """Addresses that mean something to *request*."""
-    for entrance in request.entrances:
-        yield entrance.local
-        yield from (network.network_address for network in entrance.senders)
-    yield from (*request.vips, *request.own, *map(ip_address, ("224.0.0.1", "127.0.0.1", "::ffff:10.1.0.5", "fe80::1")))

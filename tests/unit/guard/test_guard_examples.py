@@ -95,11 +95,12 @@ OUT_OF_A_TUNNEL = {
     "another VIP's service": (inner("2001:db8:9::9", "2001:db8::11", UDP, 1812), "service"),
     "not a VIP": (inner("198.51.100.1", "10.0.3.2"), "inner_destination"),
     "not a VIP, over IPv6": (inner("2001:db8:9::9", "2001:db8:1::1"), "inner_destination"),
-    "wrapped in a wrapped packet": (inner("10.1.0.5", "10.0.3.2", IPIP), "nested"),
+    "wrapped in a wrapped packet": (inner("10.1.0.5", "10.0.3.2", IPIP), "inner_destination"),
     "wrapped, to a VIP": (inner("198.51.100.1", "192.0.2.10", GRE), "nested"),
     "wrapped in IPv6, to a VIP": (inner("2001:db8:9::9", "2001:db8::10", SIX_IN_FOUR), "nested"),
-    "wrapped, from this host": (inner("10.0.3.2", "192.0.2.10", IPIP), "nested"),
-    "this host, to no VIP": (inner("10.0.3.2", "10.0.3.3"), "inner_source"),
+    "wrapped, to a VIP's service": (inner("198.51.100.1", "192.0.2.11", IPIP), "nested"),
+    "wrapped, from this host": (inner("10.0.3.2", "192.0.2.10", IPIP), "inner_source"),
+    "this host, to no VIP": (inner("10.0.3.2", "10.0.3.3"), "inner_destination"),
 }
 
 # Whom no client can be. A VIP cannot either, nor can this host.
