@@ -35,8 +35,9 @@ async def look(host: Host, scope: Scope = EVERYTHING) -> ObservedGuard:
 
 
 async def write(host: Host, wanted: Table = WANTED) -> Outcome:
-    """Bring the table to *wanted*."""
+    """Bring the table to *wanted*, and look at it once more: from here on there is a copy."""
     [outcome] = await host.apply([WriteGuard(wanted, commands(wanted, (await look(host)).table), "write it")])
+    await look(host, HOST)
     return outcome
 
 
