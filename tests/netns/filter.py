@@ -55,11 +55,12 @@ def carry_out(steps: Iterable[str]) -> None:
     assert found.returncode == 0, found.stderr
 
 
-def text() -> str:
-    """Our table as ``nft`` shows it, without what it has counted."""
-    return subprocess.run(
-        ["nft", "-s", "list", "table", FAMILY, NAME], capture_output=True, text=True, check=True
-    ).stdout
+def text() -> list[str]:
+    """Our table as ``nft`` shows it, part by part, in no particular order and without what it has counted."""
+    listing = subprocess.run(["nft", "-s", "list", "table", FAMILY, NAME], capture_output=True, text=True, check=True)
+    head, *parts = listing.stdout.removesuffix("}\n").split("\n\n")
+    first = head.split("\n\t", 1) if parts else [head]
+    return sorted(part.strip() for part in (*first, *parts))
 
 
 def table() -> Table | None:
@@ -75,7 +76,7 @@ def counts() -> dict[tuple[str, str], Count]:
     """What it has counted."""
     firewall = Firewall(listen=False)
     try:
-        return counted(firewall.listing())
+        return counted(firewall.listing() or ())
     finally:
         firewall.close()
 

@@ -19,7 +19,7 @@ from dsr_agent.state.model import Ip
 from dsr_agent.state.table import Table, canonical
 from tests.unit.guard.packets import TCP, Packet
 
-Value: TypeAlias = int | Ip | tuple[Any, ...]
+Value: TypeAlias = int | str | Ip | tuple[Any, ...]
 Place: TypeAlias = tuple[str, str]
 """What has counted: a set and its element (in JSON), or a named counter and nothing."""
 
@@ -43,6 +43,8 @@ def judge(table: Table, packet: Packet, hook: str = "prerouting") -> Verdict:
     """Send *packet* through all chains of *hook*."""
     verdict = Verdict()
     chains = sorted((chain.priority, name) for name, chain in table.chains.items() if chain.hook == hook)
+    assert not table.strangers
+    assert {chain.policy for chain in table.chains.values()} == {"accept"}
     for _, name in chains:
         if _Walk(table, packet, verdict).chain(name) == "drop":
             verdict.accepted = False
@@ -118,6 +120,8 @@ class _Walk:
         ((kind, what),) = expression.items()
         packet = self._packet
         if kind == "meta":
+            if what["key"] == "iifname":
+                return packet.iifname
             of = {"iifgroup": packet.iifgroup, "oifgroup": packet.oifgroup, "l4proto": packet.protocol}
             return _Protocol(of[what["key"]]) if what["key"] == "l4proto" else of[what["key"]]
         if kind == "payload":
@@ -194,13 +198,15 @@ def _written(value: Value) -> Any:
 
 
 def _number(value: Value) -> int:
-    assert not isinstance(value, tuple)
+    assert not isinstance(value, tuple | str)
     return int(value)
 
 
 def _types(value: Value) -> tuple[str, ...]:
     if isinstance(value, tuple):
         return tuple(_types(part)[0] for part in value)
+    if isinstance(value, str):
+        return ("ifname",)
     if isinstance(value, _Protocol):
         return ("inet_proto",)
     if isinstance(value, _Port):

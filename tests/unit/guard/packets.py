@@ -27,6 +27,7 @@ class Packet:
     protocol: int = TCP
     transport: bytes = b""
     fragment: int | None = None
+    iifname: str = "eth0"
     iifgroup: int = 0
     oifgroup: int = 0
 
@@ -60,7 +61,15 @@ def outer(source: str, destination: str, protocol: int = IPIP, transport: bytes 
     return Packet(ip_address(source), ip_address(destination), protocol, transport)
 
 
-def inner(source: str, destination: str, protocol: int = TCP, port: int = 80, fragment: int | None = None) -> Packet:
-    """A client's packet as it comes out of a tunnel of ours."""
+def inner(
+    source: str,
+    destination: str,
+    protocol: int = TCP,
+    port: int = 80,
+    fragment: int | None = None,
+    *,
+    link: str = "dsr-ipip",
+) -> Packet:
+    """A client's packet as it comes out of a tunnel of ours, the *link*."""
     ends = ip_address(source), ip_address(destination)
-    return Packet(*ends, protocol, ports(port), fragment, iifgroup=LINK_GROUP)
+    return Packet(*ends, protocol, ports(port), fragment, link, LINK_GROUP)

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from dsr_agent.guard.outer import Entrance, counted_in
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.ruleset import Request
-from dsr_agent.guard.sets import element
+from dsr_agent.guard.sets import element, joined
 from dsr_agent.state.marks import LINK_GROUP
 from dsr_agent.state.model import Ip, Network
 from tests.unit.guard.interpreter import Place
@@ -92,17 +92,21 @@ def _knows(entrance: Entrance, packet: Packet) -> bool:
 
 
 def _out_of_a_tunnel(request: Request, packet: Packet) -> Expected:
-    if packet.destination not in request.vips:
+    reached = [target for target in request.vips if target.ip == packet.destination]
+    reached = [target for target in reached if not target.links or packet.iifname in target.links]
+    if not reached:
         return Expected(reason=Reason.INNER_DESTINATION)
-    if packet.source in {*request.own, *request.vips} or any(_inside(packet.source, bad) for bad in NOBODYS):
+    hosts = {*request.own, *(target.ip for target in request.vips)}
+    if packet.source in hosts or any(_inside(packet.source, bad) for bad in NOBODYS):
         return Expected(reason=Reason.INNER_SOURCE)
     if packet.protocol in (IPIP, SIX_IN_FOUR, GRE):
         return Expected(reason=Reason.NESTED)
-    services = request.vips[packet.destination]
-    at = "served" if services else "vips"
-    if services and not any(_serves(service, packet) for service in ("", *services)):
+    [target] = reached
+    if target.services and not any(_serves(service, packet) for service in ("", *target.services)):
         return Expected(reason=Reason.SERVICE)
-    return Expected(counted=(f"{at}{packet.version}", element(packet.destination)))
+    at = "_".join(["bound"] * bool(target.links) + ["served"] * bool(target.services)) or "vips"
+    counted = joined(packet.iifname, str(target.ip)) if target.links else element(target.ip)
+    return Expected(counted=(f"{at}{packet.version}", counted))
 
 
 def _serves(service: str, packet: Packet) -> bool:

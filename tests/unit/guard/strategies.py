@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 
 from hypothesis import strategies as st
 
+from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request
 from dsr_agent.state.marks import LINK_GROUP
@@ -41,6 +42,7 @@ NO_CLIENTS = [
 ]  # fmt: skip
 KEYS = [None, 0, 7, 8, 0xFFFFFFFF]
 SERVICES = ["tcp/80", "udp/80", "udp/1812", "tcp/443"]
+LINKS = ["t0", "t1", "t1.new"]
 PORTS = [80, 443, 1812, 8080]
 
 
@@ -60,10 +62,12 @@ def entrances(draw: st.DrawFn) -> tuple[Entrance, ...]:
 def requests() -> st.SearchStrategy[Request]:
     """What a file can ask for."""
     services = st.lists(st.sampled_from(SERVICES), max_size=2, unique=True).map(tuple)
+    links = st.one_of(st.just(()), st.lists(st.sampled_from(LINKS), max_size=2, unique=True).map(tuple))
+    targets = st.builds(Target, st.sampled_from(VIPS), services, links)
     return st.builds(
         Request,
         entrances=entrances(),
-        vips=st.dictionaries(st.sampled_from(VIPS), services, max_size=4),
+        vips=st.lists(targets, max_size=4, unique_by=lambda target: target.ip).map(tuple),
         own=st.frozensets(st.sampled_from(OWN), max_size=5),
         mss=st.dictionaries(st.sampled_from([4, 6]), st.sampled_from([1380, 1400]), max_size=2),
     )
@@ -116,13 +120,16 @@ def decapsulated(draw: st.DrawFn) -> tuple[Request, Packet]:
     """A file, and a packet that has come out of a tunnel of ours: mostly a client's, to one of the VIPs."""
     request = draw(requests())
     version = draw(st.sampled_from([4, 6]))
-    vips = [ip for ip in request.vips if ip.version == version]
+    vips = [target.ip for target in request.vips if target.ip.version == version]
     anywhere: list[Ip] = [ip for ip in (*VIPS, *OWN, *CLIENTS) if ip.version == version]
     destination = draw(st.sampled_from(vips * 3 + anywhere))
     clients: list[Ip] = [ip for ip in CLIENTS if ip.version == version]
     others: list[Ip] = [ip for ip in (*OWN, *VIPS, *NO_CLIENTS, *SENDERS) if ip.version == version]
     source = draw(st.one_of(st.sampled_from(clients), st.sampled_from(clients), st.sampled_from(others)))
     protocol = draw(st.sampled_from([TCP, TCP, UDP, UDP, ICMP, ICMPV6, SCTP, IPIP, SIX_IN_FOUR, GRE]))
-    served = [int(service.split("/")[1]) for service in request.vips.get(destination, ())]
+    declared = [service for target in request.vips if target.ip == destination for service in target.services]
+    served = [int(service.split("/")[1]) for service in declared]
     transport = draw(st.one_of(st.sampled_from([*served, *PORTS]).map(ports), st.binary(max_size=5)))
-    return request, Packet(source, destination, protocol, transport, draw(_fragments), iifgroup=LINK_GROUP)
+    return request, Packet(
+        source, destination, protocol, transport, draw(_fragments), draw(st.sampled_from(LINKS)), LINK_GROUP
+    )

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 
 import pytest
 
+from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request, ruleset
 from dsr_agent.state.marks import LINK_GROUP
@@ -37,20 +38,23 @@ REQUEST = Request(
         Entrance("eight", LOCAL, GRE, (IPv4Network("10.1.0.6"),), key=8, checksum=True),
         Entrance("open", OPEN, IPIP, ()),
     ),
-    vips={
-        ip_address("192.0.2.10"): (),
-        ip_address("192.0.2.11"): ("udp/1812",),
-        ip_address("2001:db8::10"): (),
-        ip_address("2001:db8::11"): ("tcp/443",),
-    },
+    vips=(
+        Target(ip_address("192.0.2.10")),
+        Target(ip_address("192.0.2.11"), ("udp/1812",)),
+        Target(ip_address("192.0.2.12"), (), ("seven", "seven.new")),
+        Target(ip_address("192.0.2.13"), ("udp/1812",), ("seven",)),
+        Target(ip_address("2001:db8::10")),
+        Target(ip_address("2001:db8::11"), ("tcp/443",)),
+        Target(ip_address("2001:db8::12"), (), ("seven",)),
+    ),
     own=frozenset(map(ip_address, ("10.0.3.2", "10.0.3.3", "2001:db8:1::1"))),
 )
 
 
 ARRIVING = {
     "a balancer": (outer("10.1.0.5", "10.0.3.2"), 'from-ipip "10.1.0.5"'),
-    "its neighbour, by the network": (outer("10.1.0.9", "10.0.3.2"), 'from-ipip-16 "10.1.0.0"'),
-    "one farther away, by the wider network": (outer("10.9.9.9", "10.0.3.2"), 'from-ipip-8 "10.0.0.0"'),
+    "its neighbour, by the network": (outer("10.1.0.9", "10.0.3.2"), 'from-ipip/16 "10.1.0.0"'),
+    "one farther away, by the wider network": (outer("10.9.9.9", "10.0.3.2"), 'from-ipip/8 "10.0.0.0"'),
     "a stranger": (outer("198.51.100.1", "10.0.3.2"), "source"),
     "a stranger, where anybody may send": (outer("198.51.100.1", "10.0.3.3"), "from-open"),
     "a stranger with GRE, where anybody may send IPIP": (outer("198.51.100.1", "10.0.3.3", GRE, gre()), "protocol"),
@@ -93,6 +97,26 @@ OUT_OF_A_TUNNEL = {
     "another port": (inner("198.51.100.1", "192.0.2.11", UDP, 53), "service"),
     "the port in another protocol": (inner("198.51.100.1", "192.0.2.11", TCP, 1812), "service"),
     "another VIP's service": (inner("2001:db8:9::9", "2001:db8::11", UDP, 1812), "service"),
+    "the tunnel that the VIP is for": (
+        inner("198.51.100.1", "192.0.2.12", link="seven"),
+        'bound4 {"concat":["seven","192.0.2.12"]}',
+    ),
+    "what takes its place": (
+        inner("198.51.100.1", "192.0.2.12", link="seven.new"),
+        'bound4 {"concat":["seven.new","192.0.2.12"]}',
+    ),
+    "the tunnel that the VIP is for, over IPv6": (
+        inner("2001:db8:9::9", "2001:db8::12", link="seven"),
+        'bound6 {"concat":["seven","2001:db8::12"]}',
+    ),
+    "the service, out of its tunnel": (
+        inner("198.51.100.1", "192.0.2.13", UDP, 1812, link="seven"),
+        'bound_served4 {"concat":["seven","192.0.2.13"]}',
+    ),
+    "another service, out of its tunnel": (inner("198.51.100.1", "192.0.2.13", UDP, 53, link="seven"), "service"),
+    "another tunnel's VIP": (inner("198.51.100.1", "192.0.2.12"), "inner_destination"),
+    "another tunnel's VIP, over IPv6": (inner("2001:db8:9::9", "2001:db8::12", link="eight"), "inner_destination"),
+    "another tunnel's VIP and service": (inner("198.51.100.1", "192.0.2.13", UDP, 1812), "inner_destination"),
     "not a VIP": (inner("198.51.100.1", "10.0.3.2"), "inner_destination"),
     "not a VIP, over IPv6": (inner("2001:db8:9::9", "2001:db8:1::1"), "inner_destination"),
     "wrapped in a wrapped packet": (inner("10.1.0.5", "10.0.3.2", IPIP), "inner_destination"),
