@@ -15,7 +15,7 @@ from typing import Self
 
 from dsr_agent.kernel.sysctls import IPV4_NAMES, IPV6_NAMES
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.model import MODULE_OF_KIND, Address, AddressKey, Key, Link, LinkKey, Outer, SysctlKey
+from dsr_agent.state.model import GUARD, MODULE_OF_KIND, Address, AddressKey, Key, Link, LinkKey, Outer, SysctlKey
 from dsr_agent.state.table import ObservedGuard, Table
 from tests.fake import words
 
@@ -84,6 +84,13 @@ class Machine:
     def put_address(self, address: Address) -> None:
         """Have *address*; a kernel before 5.18 forgets its IFA_PROTO."""
         self.addresses[address.key] = address if self.keeps_proto else replace(address, proto=0)
+
+    def flush_ruleset(self) -> None:
+        """``nft flush ruleset``: all tables of the packet filter are gone."""
+        if self.guard is not None:
+            self.guard = None
+            self.guard_held = False
+            self.announce(GUARD)
 
     # --- links -------------------------------------------------------------------------------------------------
 
