@@ -270,12 +270,14 @@ async def test_the_guard_goes_after_the_last_tunnel() -> None:
         assert place(steps, DeleteLink) < place(steps, RemoveGuard)
 
 
+@pytest.mark.xfail(strict=True, reason="it is removed before the tunnels are")
 async def test_a_guard_whose_last_tunnel_does_not_go_stays_until_it_does() -> None:
     """Taking the link away fails for a while."""
     async with Story(GUARDED) as story:
         story.kernel.fail_always(DeleteLink, Transient("the link is busy"))
         await story.reload(NO_TUNNELS)
         assert "dsr-ipip" in story.host
+        assert story.kernel.machine.guard is not None
         story.kernel.heal()
         await story.seconds(31)
 
