@@ -81,21 +81,39 @@ def counts() -> dict[tuple[str, str], Count]:
         firewall.close()
 
 
-@contextmanager
-def somebody(*commands: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has run *commands*, and stays, with the netlink socket it did it by."""
-    program = f"""
+class Somebody:
+    """A process of its own, with a netlink socket of its own, that does what it is told and stays."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def does(self, *commands: str) -> None:
+        """Run *commands*, in one transaction."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print("; ".join(commands), file=self._process.stdin, flush=True)
+        assert self._process.stdout.readline() == "done\n"
+
+
+_PROGRAM = """
+import sys
 from dsr_agent.kernel.libnftables import Nftables
 nftables = Nftables()
-print(nftables.run({chr(10).join(commands)!r})[1] or "done", flush=True)
-input()
+for line in sys.stdin:
+    print(nftables.run(line)[1] or "done", flush=True)
 """
+
+
+@contextmanager
+def somebody(*commands: str) -> Iterator[Somebody]:
+    """Somebody who has run *commands*."""
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "done\n"
-        yield process
+        found = Somebody(process)
+        found.does(*commands)
+        yield found
     finally:
-        process.communicate("\n")
+        process.communicate()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,6 @@ async def test_who_changed_it_is_told() -> None:
             assert (await heard(host)).by == {GUARD: process.pid}
 
 
-@pytest.mark.xfail(strict=True, reason="looked for among the sockets of routing only, so it is said to have ended")
 async def test_who_changed_it_is_named_while_it_lives() -> None:
     """As it is for addresses."""
     async with Host() as host:
@@ -194,6 +194,27 @@ async def test_who_changed_it_is_named_while_it_lives() -> None:
     assert told.endswith(f"(process {process.pid})")
 
 
+@pytest.mark.xfail(strict=True, reason="the last number that is announced after a write is taken for our own")
+async def test_a_process_that_writes_at_the_same_time_is_not_taken_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just after our own transaction, before anything was heard of it; and what it does later is heard."""
+    carry_out, numbers = libnftables.Nftables.transaction, count()
+    async with Host() as host:
+        with somebody("list tables") as other:
+
+            def together(self: libnftables.Nftables, steps: Iterable[str]) -> str:
+                complaint = carry_out(self, steps)
+                other.does(f"add table {FAMILY} other{next(numbers)}")
+                return complaint
+
+            with monkeypatch.context() as meanwhile:
+                meanwhile.setattr(libnftables.Nftables, "transaction", together)
+                await write(host)
+            other.does(MEDDLING["element deleted"])
+
+            assert (await look(host, HOST)).table != WANTED
+
+
+@pytest.mark.xfail(strict=True, reason="lost right after a write of our own, the new socket is not watched")
 async def test_announcements_that_are_lost_are_followed_by_a_fresh_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when what was lost is the only one that was about us; and the next one is heard again."""
     monkeypatch.setattr(firewall, "_RECEIVE_BUFFER", 4096)
