@@ -34,7 +34,8 @@ class Machine:
     """
     A host. *announce* is called with the key of everything the kernel tells its listeners about.
 
-    *loadable* are the modules that are on disk, *defaults* the sysctls that a new link starts with.
+    *loadable* are the modules that are on disk, *defaults* the sysctls that a new link starts with. *holds_guard*: the
+    kernel lets a process own the guard's table, and ours is to.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class Machine:
         self.modules: set[str] = set()
         self.guard: Table | None = None
         self.guard_held = False
+        self.holds_guard = False
         self.guard_unavailable: DsrError | None = None
         self.loadable = set(MODULE_OF_KIND.values())
         self.defaults: dict[str, int] = {}
@@ -55,7 +57,8 @@ class Machine:
     @property
     def observed_guard(self) -> ObservedGuard:
         """What a look at the guard shows."""
-        return ObservedGuard(self.guard, self.guard_held, unavailable=self.guard_unavailable)
+        can_hold = self.holds_guard and not self.guard_held
+        return ObservedGuard(self.guard, self.guard_held, can_hold, self.guard_unavailable)
 
     @classmethod
     def of(cls, text: str) -> Self:

@@ -50,7 +50,6 @@ async def test_also_where_both_have_the_same_name() -> None:
         assert any(isinstance(step, RenameLink) for report in story.reports for step in done(report))
 
 
-@pytest.mark.xfail(strict=True, reason="whom the old one let in is looked for in a set, and anybody is in none")
 async def test_also_where_anybody_may_send() -> None:
     """The balancers are told no address."""
     async with Story(ANYBODY, HOST + "240.0.0.1 is reached from 10.0.3.2\n") as story:
@@ -59,9 +58,6 @@ async def test_also_where_anybody_may_send() -> None:
         await assert_that_none_is_lost(story, ANYBODY.replace('"ipip"', '"gre"'))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="whom it let in is looked for by the name of the link, and counted by the tunnel's"
-)
 async def test_also_where_the_old_link_was_adopted_under_its_own_name() -> None:
     """Somebody had made it by hand."""
     async with Story(
@@ -83,7 +79,6 @@ async def test_a_balancer_more_and_one_less() -> None:
         assert [lets_in(guard(story), IPIP, f"10.1.0.{end}") for end in (5, 6, 7)] == [True, False, False]
 
 
-@pytest.mark.xfail(strict=True, reason="an address of the host that comes or goes is told as if the guard was undone")
 async def test_an_address_that_comes_and_goes_is_nobodys_attack_on_the_guard() -> None:
     """The guard follows it; containers may do that by the minute, and that is no fight."""
     async with Story(GUARDED) as story:

@@ -74,18 +74,13 @@ def _sender(entrance: Entrance, source: Ip) -> Place | None:
 
 
 def _why_not(request: Request, packet: Packet) -> Reason:
-    known = [entrance for entrance in request.entrances if _knows(entrance, packet)]
-    if not known:
-        return Reason.SOURCE
-    here = [entrance for entrance in known if entrance.local == packet.destination and entrance.protocol == GRE]
-    return Reason.GRE_HEADER if here and packet.protocol == GRE else Reason.PROTOCOL
-
-
-def _knows(entrance: Entrance, packet: Packet) -> bool:
-    """Whether *packet*'s sender is declared: by name anywhere, and anybody only where anybody may send."""
-    if not entrance.senders:
-        return entrance.local == packet.destination
-    return any(packet.source in network for network in entrance.senders)
+    here = [
+        entrance for entrance in request.entrances if (entrance.local, GRE) == (packet.destination, packet.protocol)
+    ]
+    if any(entrance.protocol == GRE and _sender(entrance, packet.source) for entrance in here):
+        return Reason.GRE_HEADER
+    declared = [network for entrance in request.entrances for network in entrance.senders]
+    return Reason.PROTOCOL if any(packet.source in network for network in declared) else Reason.SOURCE
 
 
 # --- what is inside ---------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from tests.unit.guard.packets import (
 from tests.unit.guard.specification import expected
 
 LOCAL = IPv4Address("10.0.3.2")
-OPEN = IPv4Address("10.0.3.3")
+OPEN, OPEN_GRE = IPv4Address("10.0.3.3"), IPv4Address("10.0.3.4")
 
 REQUEST = Request(
     entrances=(
@@ -37,6 +37,7 @@ REQUEST = Request(
         Entrance("seven", LOCAL, GRE, (IPv4Network("10.1.0.5"),), key=7),
         Entrance("eight", LOCAL, GRE, (IPv4Network("10.1.0.6"),), key=8, checksum=True),
         Entrance("open", OPEN, IPIP, ()),
+        Entrance("open_gre", OPEN_GRE, GRE, ()),
     ),
     vips=(
         Target(ip_address("192.0.2.10")),
@@ -57,7 +58,9 @@ ARRIVING = {
     "one farther away, by the wider network": (outer("10.9.9.9", "10.0.3.2"), 'from-ipip/8 "10.0.0.0"'),
     "a stranger": (outer("198.51.100.1", "10.0.3.2"), "source"),
     "a stranger, where anybody may send": (outer("198.51.100.1", "10.0.3.3"), "from-open"),
-    "a stranger with GRE, where anybody may send IPIP": (outer("198.51.100.1", "10.0.3.3", GRE, gre()), "protocol"),
+    "a stranger with GRE, where anybody may send IPIP": (outer("198.51.100.1", "10.0.3.3", GRE, gre()), "source"),
+    "a stranger with IPIP, where anybody may send GRE": (outer("198.51.100.1", "10.0.3.4"), "source"),
+    "a stranger with a key, where anybody may send GRE": (outer("198.51.100.1", "10.0.3.4", GRE, gre(7)), "gre_header"),
     "a stranger, with IPv6 in IPv4": (outer("198.51.100.1", "10.0.3.2", SIX_IN_FOUR), "source"),
     "a balancer, with IPv6 in IPv4": (outer("10.1.0.5", "10.0.3.2", SIX_IN_FOUR), "protocol"),
     "a balancer with its key": (outer("10.1.0.5", "10.0.3.2", GRE, gre(7)), 'from-seven "10.1.0.5"'),
