@@ -231,7 +231,7 @@ MEDDLING = {
         f"insert rule {OURS} entrance ip saddr vmap @theirs",
     ],
     "a map to a chain of ours": [
-        f"add map {OURS} theirs {{ type ipv4_addr : verdict; elements = {{ 198.51.100.1 : goto gre }} }}"
+        f"add map {OURS} theirs {{ type ipv4_addr : verdict; elements = {{ 198.51.100.1 : goto gre_header }} }}"
     ],
     "a quota": [f"add quota {OURS} theirs {{ over 5 mbytes }}"],
     "a quota that is used": [
