@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -66,7 +67,8 @@ def counted_in(tunnel: str, prefixlen: int = 32) -> str:
 
 def tunnel_counted_in(name: str) -> str:
     """Which tunnel a set or counter called *name* counts; empty if it counts something else."""
-    return name.removeprefix(_FROM).partition("/")[0] if name.startswith(_FROM) else ""
+    found = re.fullmatch(rf"{_FROM}(.*?)(/\d+)?", name)
+    return found.group(1).replace("/any", "*") if found else ""
 
 
 def sets(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, FilterSet]]:
@@ -113,15 +115,22 @@ def refusing(entrances: tuple[Entrance, ...]) -> Iterator[str]:
     """
     The short way out for strangers: an address and a protocol for which everybody who is declared at all is declared.
 
-    Asked after everything else, so whoever sends there and was not let in cannot be known.
+    Asked after all that let something in, so whoever sends there and was not let in cannot be known.
     """
+    for (local, protocol), senders in _of_everybody(entrances).items():
+        if protocol != GRE and senders:
+            arrives = (match(meta("l4proto"), protocol), NOT_OURS, match(_DESTINATION, str(local)))
+            yield rule(*arrives, *refuse(Reason.SOURCE))
+
+
+def _of_everybody(entrances: tuple[Entrance, ...]) -> dict[tuple[Ip, int], set[Network]]:
+    """Addresses and protocols, with who is declared for them, where nobody is declared for anything else."""
     everybody = {network for entrance in entrances for network in entrance.senders}
     declared: dict[tuple[Ip, int], set[Network]] = {}
     for entrance in entrances:
-        declared.setdefault((entrance.local, entrance.protocol), set()).update(entrance.senders or everybody)
-    for (local, protocol), senders in declared.items():
-        if protocol != GRE and everybody and senders >= everybody:
-            yield rule(match(meta("l4proto"), protocol), match(_DESTINATION, str(local)), *refuse(Reason.SOURCE))
+        declared.setdefault((entrance.local, entrance.protocol), set()).update(entrance.senders)
+    open_ = {(entrance.local, entrance.protocol) for entrance in entrances if not entrance.senders}
+    return {place: senders for place, senders in declared.items() if senders >= everybody and place not in open_}
 
 
 def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
@@ -132,7 +141,7 @@ def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
     header.
     """
     if any(entrance.protocol == GRE for entrance in entrances):
-        yield "gre_header", Chain(tuple(_gre([entrance for entrance in entrances if entrance.protocol == GRE])))
+        yield "gre_header", Chain(tuple(_gre(entrances)))
     everybody = {network for entrance in entrances for network in entrance.senders}
     lengths = sorted(networks_of(everybody), reverse=True)
     refused = [rule(_masked(length, _senders(length)), goto("sender_refused")) for length in lengths]
@@ -142,11 +151,16 @@ def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
     yield "sender_refused", Chain((*dict.fromkeys(wrong), rule(*refuse(Reason.PROTOCOL))))
 
 
-def _gre(entrances: list[Entrance]) -> Iterator[str]:
+def _gre(everyone: tuple[Entrance, ...]) -> Iterator[str]:
+    entrances = [entrance for entrance in everyone if entrance.protocol == GRE]
     for entrance in entrances:
         for sender in _sent_by(entrance):
             for header in _headers(entrance):
                 yield rule(match(_DESTINATION, str(entrance.local)), *header, *sender, ACCEPT)
+    for (local, protocol), senders in _of_everybody(everyone).items():
+        if protocol == GRE and senders:  # the short way out for strangers
+            known = (_masked(length, _senders(length), "!=") for length in sorted(networks_of(senders), reverse=True))
+            yield rule(match(_DESTINATION, str(local)), *known, *refuse(Reason.SOURCE))
     for entrance in entrances:
         # A later fragment has no GRE header to be asked for, and is worth nothing without the first.
         for sender in _sent_by(entrance):
@@ -193,8 +207,8 @@ def _headers(entrance: Entrance) -> Iterator[tuple[Expression, ...]]:
             yield *first, match(raw(64 if entrance.checksum else 32, 32), entrance.key)
 
 
-def _masked(length: int, name: str) -> Expression:
-    return match(_SOURCE if length == 32 else bits(_SOURCE, _mask(length)), f"@{name}")
+def _masked(length: int, name: str, op: str = "==") -> Expression:
+    return match(_SOURCE if length == 32 else bits(_SOURCE, _mask(length)), f"@{name}", op)
 
 
 def _mask(length: int) -> str:

@@ -150,7 +150,7 @@ def _going(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
     for link in _doomed(wanted, observed):
         for tunnel in (link.name,) if link.name in tunnels else sorted(tunnels):
             senders = tuple(sorted(_senders(tunnel, there), key=str))
-            if senders or counted_in(tunnel) in there.counters:
+            if senders or (tunnel == link.name and counted_in(tunnel) in there.counters):
                 yield from _entrance(link, tunnel, senders)
 
 

@@ -194,7 +194,6 @@ async def test_who_changed_it_is_named_while_it_lives() -> None:
     assert told.endswith(f"(process {process.pid})")
 
 
-@pytest.mark.xfail(strict=True, reason="the last number that is announced after a write is taken for our own")
 async def test_a_process_that_writes_at_the_same_time_is_not_taken_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
     """Just after our own transaction, before anything was heard of it; and what it does later is heard."""
     carry_out, numbers = libnftables.Nftables.transaction, count()
@@ -214,7 +213,6 @@ async def test_a_process_that_writes_at_the_same_time_is_not_taken_for_us(monkey
             assert (await look(host, HOST)).table != WANTED
 
 
-@pytest.mark.xfail(strict=True, reason="lost right after a write of our own, the new socket is not watched")
 async def test_announcements_that_are_lost_are_followed_by_a_fresh_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when what was lost is the only one that was about us; and the next one is heard again."""
     monkeypatch.setattr(firewall, "_RECEIVE_BUFFER", 4096)
