@@ -98,7 +98,8 @@ class Host:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for watched in (self._watched, self._firewall_watched):
-            asyncio.get_running_loop().remove_reader(watched)
+            if watched >= 0:
+                asyncio.get_running_loop().remove_reader(watched)
         self._monitor.close()
         self._firewall.close()
         self._channel.close()
