@@ -125,7 +125,7 @@ async def _plan(arguments: argparse.Namespace) -> int:
 
 async def _apply(arguments: argparse.Namespace) -> int:
     loaded = _loader(arguments)()
-    async with Host() as host:
+    async with Host(hold=True) as host:  # so that the agent that comes after can own the guard as it is
         report = await apply_once(host, loaded.desired, SteadyClock())
     if arguments.json:
         _print_json(printing.report_json(report))

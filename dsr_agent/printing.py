@@ -11,6 +11,7 @@ from dsr_agent.service.status import (
     Status,
     action_json,
     as_json,
+    guard_row,
     keys_of_tunnel,
     problems_json,
     troubles_of,
@@ -18,6 +19,7 @@ from dsr_agent.service.status import (
     vip_row,
 )
 from dsr_agent.state.actions import Plan
+from dsr_agent.state.model import GUARD
 from dsr_agent.state.report import Outcome, Report, Result
 
 # What a person reads on one screen; the rest is counted. JSON always has all of it.
@@ -105,8 +107,14 @@ def status(now: Status, says: Mapping[str, Any] | None = None) -> str:
     lines = [f"{state}; the agent is {agent}"]
     lines += _said(says)
     troubles = troubles_of(now.todo)
+    guard = guard_row(now)
+    if now.desired.tunnels:
+        lines.append(f"guard: {guard['state']}")
+    lines += [f"  {text}" for text in guard["troubles"]]
     for row in tunnel_rows(now):
-        lines.append(f"tunnel {row['name']}: {row['encapsulation']} to {row['local'] or 'unknown'}, {row['state']}")
+        open_ = ", open to anybody" if row["load_balancers"] == "any" else ""
+        where = f"{row['encapsulation']} to {row['local'] or 'unknown'}"
+        lines.append(f"tunnel {row['name']}: {where}, {row['state']}{open_}")
         lines += [f"  {text}" for text in row["troubles"]]
     vips = [vip_row(key, now, troubles) for key in now.desired.vips]
     ill = [row for row in vips if row["troubles"]]
@@ -114,8 +122,9 @@ def status(now: Status, says: Mapping[str, Any] | None = None) -> str:
     lines += _some([f"VIP {row['address']} on {row['device']}: {row['state']}" for row in shown])
     if len(vips) > _ON_A_SCREEN:
         lines.append(f"{len(vips) - len(ill)} of {len(vips)} VIPs are there")
-    told = {key for name in now.desired.tunnels for key in keys_of_tunnel(name, now)} | set(now.desired.vips)
+    told = {key for name in now.desired.tunnels for key in keys_of_tunnel(name, now)} | {*now.desired.vips, GUARD}
     lines += _some([f"{key}: {text}" for key, texts in troubles.items() if key not in told for text in texts])
+    lines += _some([f"warning: {warning}" for warning in now.todo.warnings if warning.key != GUARD])
     return "\n".join(lines)
 
 
@@ -155,6 +164,7 @@ def _said(says: Mapping[str, Any] | None) -> list[str]:
         tried = _moment(reload["tried_at"])
         lines = [f"the file could not be used when it was read at {tried}; the agent goes on as before:"]
         lines += _some([f"  {refusal}" for refusal in reload["refusals"]])
+    lines += [f"another firewall drops what the guard lets in: {drop}" for drop in says.get("foreign_drops", ())]
     for key, times in says.get("fights", {}).items():
         lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
     return lines

@@ -5,9 +5,19 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 from dsr_agent.config import values
-from dsr_agent.config.settings import Settings, TunnelSettings, VipSettings
+from dsr_agent.config.settings import GuardSettings, Settings, TunnelSettings, VipSettings
 from dsr_agent.state import marks
-from dsr_agent.state.model import Address, Desired, Local, LocalAddress, LocalOf, LocalTowards, Tunnel, Vip
+from dsr_agent.state.model import (
+    Address,
+    Desired,
+    Local,
+    LocalAddress,
+    LocalOf,
+    LocalTowards,
+    Tunnel,
+    Vip,
+)
+from dsr_agent.state.table import GuardPolicy
 
 SCOPE_HOST = 254
 SCOPE_GLOBAL = 0
@@ -26,6 +36,8 @@ def desired(settings: Settings) -> Desired:
         vips={vip.key: vip for vip in vips},
         addresses={vip.key: address_of(vip) for vip in vips},
         silence_arp=settings.agent.arp == "auto",
+        guard=_guard(settings.guard),
+        fallback_devices=settings.guard.fallback_devices,
     )
 
 
@@ -47,6 +59,13 @@ def address_of(vip: Vip) -> Address:
         permanent=True,
         deprecated=not ipv4,
     )
+
+
+def _guard(guard: GuardSettings) -> GuardPolicy | None:
+    if not guard.enabled:
+        return None
+    said = {"auto": None, "off": 0}.get(guard.mss) if isinstance(guard.mss, str) else guard.mss
+    return GuardPolicy(required=guard.required, services=guard.services, mss=said)
 
 
 def _vip(vip: VipSettings, names: tuple[str, ...]) -> Vip:

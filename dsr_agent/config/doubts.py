@@ -18,8 +18,11 @@ def doubts(settings: Settings, origins: Origins) -> Iterator[str]:
             place = origins.place(("tunnel", index, "load_balancers"), lines=False)
             yield (
                 f'{place}: "any": whoever can reach this host may send through {tunnel.name}, '
-                "and this version has no guard against strangers"
+                "under any client's address"
             )
+    if settings.tunnel and not settings.guard.enabled:
+        place = origins.place(("guard", "enabled"), lines=False)
+        yield f"{place}: false: whoever can reach this host may send through its tunnels, under any client's address"
     encapsulations = {tunnel.name: tunnel.encapsulation for tunnel in settings.tunnel}
     every = tuple(encapsulations)
     alone: list[VipSettings] = []

@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from dsr_agent.config.settings import AgentSettings, HttpSettings, TunnelSettings, VipSettings
+from dsr_agent.config.settings import AgentSettings, GuardSettings, HttpSettings, TunnelSettings, VipSettings
 from dsr_agent.config.wording import KeyPath, Refused, closest, quoted, show
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "agent": tuple(AgentSettings.model_fields),
     "http": tuple(HttpSettings.model_fields),
+    "guard": tuple(GuardSettings.model_fields),
     "tunnel": tuple(TunnelSettings.model_fields),
     "vip": tuple(VipSettings.model_fields),
 }
@@ -27,6 +28,7 @@ _MISSING = {
 _EXAMPLE = {
     "agent": '{"log_level": "debug"}',
     "http": '{"listen": ["127.0.0.1:9177"]}',
+    "guard": '{"required": true}',
     "tunnel": '[{"encapsulation": "ipip", "load_balancers": ["10.1.0.5"]}]',
     "vip": '[{"address": "192.0.2.10"}]',
 }

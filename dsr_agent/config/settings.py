@@ -1,8 +1,8 @@
 """
 The file as a model: which keys there are, what they default to, and which values can stand.
 
-A file holds ``[agent]``, ``[http]``, any number of ``[[tunnel]]`` and any number of ``[[vip]]``. The readers of single
-values are in `values`, what must agree between several entries in `agreement`.
+A file holds ``[agent]``, ``[http]``, ``[guard]``, any number of ``[[tunnel]]`` and any number of ``[[vip]]``. The
+readers of single values are in `values`, what must agree between several entries in `agreement`.
 """
 
 from __future__ import annotations
@@ -121,6 +121,22 @@ class HttpSettings(_Section):
         return value
 
 
+class GuardSettings(_Section):
+    """``[guard]``: who gets in."""
+
+    enabled: Annotated[bool, BeforeValidator(values.boolean)] = True
+    required: Annotated[bool, BeforeValidator(values.boolean)] = True
+    """Bring no tunnel up without the guard."""
+    services: Annotated[bool, BeforeValidator(values.boolean)] = False
+    """Let in only what a VIP's `services` say, where it says any."""
+    mss: Annotated[int | Literal["auto", "off"], BeforeValidator(values.mss)] = "auto"
+    """The largest TCP segment that clients are told of."""
+    fallback_devices: Annotated[
+        Literal["auto", "down", "ignore"], BeforeValidator(values.one_of(values.FALLBACK_POLICIES))
+    ] = "auto"
+    """What to do with ``tunl0`` and the like that somebody brought up: ``auto`` spares one that has an address."""
+
+
 class TunnelSettings(_Section):
     """``[[tunnel]]``: one way in."""
 
@@ -178,6 +194,7 @@ class Settings(BaseSettings):
 
     agent: AgentSettings = AgentSettings()
     http: HttpSettings = HttpSettings()
+    guard: GuardSettings = GuardSettings()
     tunnel: Several[TunnelSettings] = ()
     vip: Several[VipSettings] = ()
 

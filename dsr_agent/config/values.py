@@ -12,21 +12,18 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, 
 from math import isfinite
 
 from dsr_agent.config.wording import Refused, closest, quoted, show
-from dsr_agent.state.marks import LONGEST_NAME
+from dsr_agent.state.marks import FALLBACK_DEVICES, LONGEST_NAME
 from dsr_agent.state.model import Ip
 
 ENCAPSULATIONS = ("ipip", "gre")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ARP_POLICIES = ("auto", "ignore")
+FALLBACK_POLICIES = ("auto", "down", "ignore")
 VIP_EXAMPLE = "192.0.2.10"
 BALANCER_EXAMPLE = "10.1.0.5"
 AUTO = "auto"
 ANY = "any"
 
-# The kernel makes these by itself when a module is loaded; bringing one up would decapsulate for every address.
-FALLBACK_DEVICES = frozenset(
-    {"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip6_vti0", "ip_vti0"}
-)
 # The kernel cannot register a device called so: these are directories of its own below net/ipv4/conf.
 SYSCTL_DIRECTORIES = frozenset({"all", "default"})
 
@@ -110,6 +107,16 @@ def gre_key(value: object) -> int:
         if isinstance(value, str) and _dotted(value):
             hint = f" ({value} is {int(IPv4Address(value))})"  # some balancers show keys like addresses
         raise Refused(f"found {show(value)}: {wanted}{hint}")
+    return value
+
+
+def mss(value: object) -> int | str:
+    """The largest TCP segment to be told of: what RFC 879 calls the least anybody takes, up to a jumbo frame's."""
+    wanted = 'write "auto", "off", or a whole number from 536 to 8960, without quotes'
+    if value in (AUTO, "off"):
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 536 <= value <= 8960:
+        raise Refused(f"found {show(value)}: {wanted}")
     return value
 
 

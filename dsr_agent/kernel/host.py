@@ -21,11 +21,13 @@ from types import TracebackType
 from typing import Self
 
 from dsr_agent.kernel import addresses, blame, links, monitor, netlink, routes, stats, sysctls
+from dsr_agent.kernel.firewall import Firewall, GuardAction
 from dsr_agent.kernel.link_writer import LinkWriter
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.state.actions import Action, AddAddress, DeleteAddress, LoadModule, ReplaceAddress, WriteSysctl
 from dsr_agent.state.errors import DsrError, NotYet
 from dsr_agent.state.model import (
+    GUARD,
     MODULE_OF_KIND,
     ROUTES,
     Address,
@@ -39,6 +41,7 @@ from dsr_agent.state.model import (
     SysctlKey,
 )
 from dsr_agent.state.report import Outcome, Result
+from dsr_agent.state.table import ObservedGuard
 
 # IFA_PROTO came with 5.18; older kernels take the attribute and forget it.
 _KEEPS_PROTO = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2]) >= (5, 18)
@@ -56,15 +59,21 @@ class Host:
     The host this process runs on, in its network namespace. An async context manager.
 
     *root* is where ``proc``, ``sys`` and ``lib`` are looked for. *receive_buffer* is the room for announcements.
+    *hold*: own the guard's table for as long as this process lives, where the kernel can.
     """
 
-    def __init__(self, root: Path = Path("/"), receive_buffer: int = monitor.RECEIVE_BUFFER) -> None:
+    def __init__(
+        self, root: Path = Path("/"), receive_buffer: int = monitor.RECEIVE_BUFFER, *, hold: bool = False
+    ) -> None:
         self._root = root
         self._sysctls = root / "proc/sys"
         self._modules = Modules(root)
         self._channel = netlink.Channel()
         self._monitor = monitor.Monitor(receive_buffer)
         self._writer = LinkWriter(self._modules)
+        self._firewall = Firewall(hold)
+        self._firewall.on_lost = self._firewall_lost
+        self._others_seen = 0
         self._names: dict[int, str] = {}
         self._copy: dict[AddressKey, Address] = {}
         self._copy_good = False
@@ -73,19 +82,26 @@ class Host:
         self._by: dict[Key, int] = {}
         self._lost = False
         self._something = asyncio.Event()
-        self._watched = -1
+        self._watched = self._firewall_watched = -1
+        self._rule_writer = (0, "")
+        self.rules_changed = asyncio.Event()
+        """Set when somebody else changed rules of the packet filter, in whatever table."""
         self.farewells: deque[stats.Counted] = deque(maxlen=_FAREWELLS)
         """What tunnels had counted when they went, for whoever reads counters; the kernel tells it once."""
 
     async def __aenter__(self) -> Self:
         self._watch()
+        self._watch_firewall()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.get_running_loop().remove_reader(self._watched)
+        for watched in (self._watched, self._firewall_watched):
+            if watched >= 0:
+                asyncio.get_running_loop().remove_reader(watched)
         self._monitor.close()
+        self._firewall.close()
         self._channel.close()
         self._writer.close()
 
@@ -122,11 +138,14 @@ class Host:
         values: dict[SysctlKey, int] = {}
         sources: dict[IPv4Address, IPv4Address] = {}
         modules: frozenset[str] = frozenset()
+        guard = ObservedGuard()
         if scope.everything or scope.host:
             values = sysctls.read(sysctls.paths_of(self._links_with_sysctls(found_links)), self._sysctls)
             modules = self._modules.present(MODULE_OF_KIND.values())
             sources = routes.sources(self._channel, targets)
-        return Observed(found_links, dict(self._copy), values, sources, modules, _KEEPS_PROTO)
+            self._take_in_firewall(monitor.ALL)
+            guard = self._firewall.read(afresh=scope.everything)
+        return Observed(found_links, dict(self._copy), values, sources, modules, _KEEPS_PROTO, guard)
 
     async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
         """See `port.Kernel.obstacles`."""
@@ -165,6 +184,9 @@ class Host:
 
     async def who(self, port: int) -> str:
         """See `port.Kernel.who`; looked up aside, because it reads other processes' tables."""
+        number, name = self._rule_writer
+        if port == number and name:
+            return f"{name} (process {number})"
         return await asyncio.to_thread(blame.who, port, self._root)
 
     def _watch(self) -> None:
@@ -237,6 +259,31 @@ class Host:
                 self._keys.add(LinkKey(known_as))
         self._keys.add(LinkKey(link.name))
 
+    def _watch_firewall(self) -> None:
+        """The same for what the packet filter announces, where it can be listened to."""
+        loop = asyncio.get_running_loop()
+        if self._firewall_watched >= 0:
+            loop.remove_reader(self._firewall_watched)
+        self._firewall_watched = self._firewall.fileno()
+        if self._firewall_watched >= 0:
+            loop.add_reader(self._firewall_watched, self._take_in_firewall)
+
+    def _take_in_firewall(self, at_most: int = monitor.IN_PASSING) -> None:
+        culprit = self._firewall.take_in(at_most)
+        if culprit is not None:
+            self._keys.add(GUARD)
+            self._by[GUARD], self._rule_writer = culprit[0], culprit
+            self._something.set()
+        if self._firewall.others != self._others_seen:
+            self._others_seen = self._firewall.others
+            self.rules_changed.set()
+
+    def _firewall_lost(self) -> None:
+        self._firewall.forget()
+        self._keys.add(GUARD)
+        self._watch_firewall()
+        self._something.set()
+
     # --- apply -----------------------------------------------------------------------------------------------------
 
     async def apply(self, actions: Sequence[Action]) -> tuple[Outcome, ...]:
@@ -265,7 +312,9 @@ class Host:
 
     async def _apply_one(self, action: Action) -> Outcome:
         error: DsrError | None
-        if isinstance(action, LoadModule):
+        if isinstance(action, GuardAction):
+            error = self._firewall.write(action)
+        elif isinstance(action, LoadModule):
             await self._modules.load(action.name)
             if not self._modules.present([action.name]):
                 return Outcome(action, Result.SKIPPED, NotYet("the kernel is asked for it when the link is made"))

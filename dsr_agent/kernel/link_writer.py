@@ -18,7 +18,7 @@ from typing import Any
 from dsr_agent.kernel.links import arguments
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.kernel.refusals import explain
-from dsr_agent.state.actions import Action, AddLink, BringUp, ChangeLink, DeleteLink, MarkLink, RenameLink
+from dsr_agent.state.actions import Action, AddLink, BringUp, ChangeLink, DeleteLink, MarkLink, RenameLink, TakeDown
 from dsr_agent.state.errors import Bug, DsrError, Foreign
 from dsr_agent.state.model import MODULE_OF_KIND
 
@@ -56,6 +56,7 @@ class LinkWriter:
             MarkLink: self._mark,
             RenameLink: self._rename,
             BringUp: self._bring_up,
+            TakeDown: self._take_down,
             DeleteLink: self._delete,
         }
         step = steps.get(type(action))
@@ -106,6 +107,9 @@ class LinkWriter:
 
     async def _bring_up(self, action: BringUp) -> None:
         await self._set(action.name, state="up")
+
+    async def _take_down(self, action: TakeDown) -> None:
+        await self._set(action.name, state="down")
 
     async def _delete(self, action: DeleteLink) -> None:
         route = await self._open()

@@ -18,7 +18,7 @@ from dsr_agent.state.model import Ip, Link, Outer
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _U32 = struct.Struct("=I")
 
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_EXT_MASK = 3, 18, 20, 27, 29
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_EXT_MASK = 3, 4, 18, 20, 27, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _RTEXT_FILTER_SKIP_STATS = 8
 
@@ -42,7 +42,7 @@ def parse(body: bytes) -> tuple[int, Link]:
     """Read one link message: its index and what it says."""
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
     name = kind = alias = ""
-    group = 0
+    group = mtu = 0
     data = b""
     for attribute_kind, value in attributes(body, 16):
         if attribute_kind == _IFLA_IFNAME:
@@ -51,6 +51,8 @@ def parse(body: bytes) -> tuple[int, Link]:
             alias = value.rstrip(b"\0").decode("utf-8", "replace")
         elif attribute_kind == _IFLA_GROUP:
             group = number(value)
+        elif attribute_kind == _IFLA_MTU:
+            mtu = number(value)
         elif attribute_kind == _IFLA_LINKINFO:
             info = dict(attributes(value, 0))
             kind = info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
@@ -63,6 +65,7 @@ def parse(body: bytes) -> tuple[int, Link]:
         alias=alias,
         outer=_outer(kind, dict(attributes(data, 0))),
         answers_arp=not flags & (_IFF_LOOPBACK | _IFF_POINTOPOINT | _IFF_NOARP),
+        mtu=mtu,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dsr_agent.kernel import netlink
 from dsr_agent.kernel.netlink import Message
@@ -39,21 +39,30 @@ _TABLE_LOCAL = 255
 
 
 class Monitor:
-    """The listening socket. *lost* counts the times that announcements were dropped."""
+    """
+    The listening socket. *lost* counts the times that announcements were dropped.
 
-    def __init__(self, receive_buffer: int = RECEIVE_BUFFER) -> None:
+    *protocol* and *groups* say what is listened to: routing, as above, unless they say otherwise.
+    """
+
+    def __init__(
+        self, receive_buffer: int = RECEIVE_BUFFER, protocol: int = 0, groups: Iterable[int] = tuple(_GROUPS.values())
+    ) -> None:
         self._receive_buffer = receive_buffer
+        self._protocol = protocol
+        self._groups = tuple(groups)
         self.lost = 0
         self._socket = self._open()
 
     def _open(self) -> socket.socket:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        opened = socket.socket(socket.AF_NETLINK, kind, self._protocol)
         try:
             opened.setsockopt(socket.SOL_SOCKET, netlink.SO_RCVBUFFORCE, self._receive_buffer)
         except OSError:  # without CAP_NET_ADMIN (status, plan): the ordinary limit is enough for one look
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         opened.bind((0, 0))
-        for group in _GROUPS.values():
+        for group in self._groups:
             opened.setsockopt(netlink.SOL_NETLINK, netlink.NETLINK_ADD_MEMBERSHIP, group)
         return opened
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dsr_agent.reconcile.resolve import stand_in_name
+from dsr_agent.state.marks import FALLBACK_DEVICES
 from dsr_agent.state.model import (
     EVERYTHING,
+    GUARD,
     ROUTES,
     AddressKey,
     Changes,
@@ -26,7 +28,11 @@ def scope_of(changes: Changes, desired: Desired, ours: frozenset[str]) -> Scope:
     if changes.lost:
         return EVERYTHING
     ours |= frozenset(desired.tunnels) | frozenset(stand_in_name(name) for name in desired.tunnels)
-    watched = ours | {tunnel.local.link for tunnel in desired.tunnels.values() if isinstance(tunnel.local, LocalOf)}
+    watched = (
+        ours
+        | FALLBACK_DEVICES
+        | {tunnel.local.link for tunnel in desired.tunnels.values() if isinstance(tunnel.local, LocalOf)}
+    )
     addresses = set()
     host = False
     for key in changes.keys:
@@ -41,7 +47,7 @@ def scope_of(changes: Changes, desired: Desired, ours: frozenset[str]) -> Scope:
             host |= key.name in watched
         elif isinstance(key, SysctlKey):
             host |= key.path.rsplit("/", 1)[-1] in ours | {"all"}
-        elif key == ROUTES:
+        elif key in (ROUTES, GUARD):
             host = True
     return Scope(host=host, addresses=frozenset(addresses))
 

@@ -21,8 +21,9 @@ from dsr_agent.reconcile.resolve import missing_modules, targets
 from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
 from dsr_agent.state.errors import NotYet, Transient
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, HOST, THIS_HOST, Changes, Desired, Key, Observed, Scope
+from dsr_agent.state.model import EVERYTHING, GUARD, HOST, THIS_HOST, Changes, Desired, Key, Observed, Scope
 from dsr_agent.state.report import Cause, Outcome, Report, Result
+from dsr_agent.state.why import Why
 
 # A step can bring to light the next one (a link adopted under its own name, say); more turns than this mean that
 # somebody undoes us while we work, and that is for the next pass.
@@ -134,7 +135,8 @@ class Reconciler:
         """Look, decide, do, look again; publish and return what came of it."""
         started = self._clock.now()
         desired = self._desired  # a file that comes meanwhile is for the next pass
-        held = self._fights.held(started)
+        # A fight about the guard is fought to the end: while it is held back, strangers get in.
+        held = self._fights.held(started) - {GUARD}
         observed = await self._observe(desired, scope)
         first = todo = plan(desired, observed, scope)
         outcomes: list[Outcome] = []
@@ -205,7 +207,8 @@ class Reconciler:
         elsewhere = self._undone - report.scope
         self._undone = elsewhere | (report.scope if undone else Scope())
         if undone:
-            self._retry = self._retry.after(undone=True)
+            if report.cause is Cause.RETRY or not self._retry.attempts:  # drift meanwhile makes nobody wait longer
+                self._retry = self._retry.after(undone=True)
             due = now + self._retry.delay
             self._due["retry"] = min(self._due.get("retry", due), due) if elsewhere else due
         elif not self._undone:
@@ -311,6 +314,7 @@ def _repaired(outcomes: Iterable[Outcome]) -> set[Key]:
         outcome.action.key
         for outcome in outcomes
         if outcome.result is Result.DONE and not isinstance(outcome.action, LoadModule)
+        if outcome.action.why is not Why.FOLLOWS
     }
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from dsr_agent.guard.transaction import removal
+from dsr_agent.reconcile import fallback, protection
 from dsr_agent.reconcile.resolve import (
     Carried,
     Wanted,
@@ -31,18 +33,20 @@ from dsr_agent.state.actions import (
     MarkLink,
     Plan,
     Problem,
+    RemoveGuard,
     RenameLink,
     ReplaceAddress,
-    Why,
     WriteSysctl,
 )
 from dsr_agent.state.errors import Foreign, NotYet
 from dsr_agent.state.marks import owns_address, owns_link
 from dsr_agent.state.model import (
+    GUARD,
     MODULE_OF_KIND,
     Address,
     AddressKey,
     Desired,
+    Key,
     Link,
     LinkKey,
     Observed,
@@ -50,18 +54,21 @@ from dsr_agent.state.model import (
     Sysctl,
     SysctlKey,
 )
+from dsr_agent.state.why import Why
 from dsr_agent.tunnels import carrier
 
 
 @dataclass
 class _Steps:
-    """The parts of a plan while it is made; `plan` puts them in order."""
+    """The parts of a plan while it is made; `plan` puts them in order. Tunnels come up *after* those are in place."""
 
     first: list[Action] = field(default_factory=list)
     vips: list[Action] = field(default_factory=list)
     links: list[Action] = field(default_factory=list)
     last: list[Action] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    after: tuple[Key, ...] = ()
 
 
 def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
@@ -72,23 +79,33 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
     marked (adopted) in place.
     """
     steps = _Steps()
-    keys: Iterable[AddressKey] = scope.addresses
-    if scope.everything:
-        keys = desired.addresses
+    keys: Iterable[AddressKey] = desired.addresses if scope.everything else scope.addresses
     missing_devices: frozenset[str] = frozenset()
     blocked: frozenset[AddressKey] = frozenset()
     if scope.host or scope.everything:
         missing_devices = _plan_devices(desired, observed, steps)
         blocked = _plan_conflicts(desired, observed, steps)
         wanted = resolve(desired, observed)
+        open_up = _plan_protection(desired, wanted, observed, steps)
         _plan_tunnels(wanted, observed, steps)
         _sweep_links(wanted, observed, steps)
+        steps.last += open_up
         if scope.everything:
             _sweep_addresses(desired, wanted, observed, steps)
     for key in keys:
         if key.link not in missing_devices and key not in blocked:
             _plan_vip(key, desired, observed, steps)
-    return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems))
+    return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems), tuple(steps.warnings))
+
+
+def _plan_protection(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> list[Action]:
+    """The guard is in place before a tunnel comes up; returned is what takes it away, after the last one."""
+    if desired.guard and desired.guard.required:
+        steps.after = (GUARD,)
+    actions: list[Action] = [*protection.steps(desired, wanted, observed), *fallback.steps(desired, observed)]
+    steps.first += [action for action in actions if not isinstance(action, RemoveGuard)]
+    steps.warnings += [*protection.warnings(desired, observed), *fallback.warnings(desired, observed)]
+    return [action for action in actions if isinstance(action, RemoveGuard)]
 
 
 # --- VIPs ---------------------------------------------------------------------------------------------------------
@@ -181,7 +198,7 @@ def _plan_tunnels(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
             steps.links.append(WriteSysctl(sysctl, name, Why.CHANGED))
     for name in settled:
         if not observed.links[name].up:
-            steps.links.append(BringUp(name, Why.DOWN, (tunnel_address(name).key,)))
+            steps.links.append(BringUp(name, Why.DOWN, (tunnel_address(name).key, *steps.after)))
 
 
 def _plan_link(item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps) -> bool:
@@ -245,13 +262,13 @@ def _take_misnamed(item: Carried, links: dict[str, Link], observed: Observed, st
     for other in links.values():
         if other.kind == wanted.kind and other.outer and owns_link(other) and means.same(other.outer, wanted.outer):
             steps.links.append(RenameLink(other.name, wanted.name, Why.MISNAMED))
-            steps.links += _finish(other, wanted.name, item, observed)
+            steps.links += _finish(other, wanted.name, item, observed, steps)
             links[wanted.name] = links.pop(other.name)
             return True
     return False
 
 
-def _finish(found: Link, name: str, item: Carried, observed: Observed) -> Iterator[Action]:
+def _finish(found: Link, name: str, item: Carried, observed: Observed, steps: _Steps) -> Iterator[Action]:
     """Bring *found*, which is called *name* by then, to all that is wanted of the link of *item*."""
     if tunnel_address(found.name).key not in observed.addresses:
         yield AddAddress(tunnel_address(name), Why.MISSING)
@@ -261,7 +278,7 @@ def _finish(found: Link, name: str, item: Carried, observed: Observed) -> Iterat
     if found.alias != item.link.alias:
         yield MarkLink(name, item.link.group, item.link.alias, Why.UNMARKED)
     if not found.up:
-        yield BringUp(name, Why.DOWN, (tunnel_address(name).key,))
+        yield BringUp(name, Why.DOWN, (tunnel_address(name).key, *steps.after))
 
 
 def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed, steps: _Steps, *, why: Why) -> None:
@@ -275,7 +292,7 @@ def _make(link: Link, item: Carried, links: dict[str, Link], observed: Observed,
     steps.links += [WriteSysctl(sysctl, link.name, Why.NEW) for sysctl in item.sysctls(link.name)]
     steps.links.append(AddAddress(tunnel_address(link.name), Why.NEW))
     steps.links.append(MarkLink(link.name, link.group, link.alias, Why.NEW))
-    steps.links.append(BringUp(link.name, Why.NEW, (tunnel_address(link.name).key,)))
+    steps.links.append(BringUp(link.name, Why.NEW, (tunnel_address(link.name).key, *steps.after)))
     links[link.name] = link
 
 
@@ -303,7 +320,7 @@ def _plan_change(item: Carried, found: Link, links: dict[str, Link], observed: O
         steps.problems.append(Problem(wanted.key, _not_ours(successor, beside)))
         return False
     if successor and successor.outer and means.same(successor.outer, wanted.outer):
-        steps.links += _finish(successor, beside.name, item, observed)
+        steps.links += _finish(successor, beside.name, item, observed, steps)
     else:
         if successor:
             steps.links.append(DeleteLink(beside.name, Why.LEFT_OVER))
@@ -342,7 +359,7 @@ def _satisfied(sysctl: Sysctl, observed: Observed) -> bool:
 
 
 def _sweep_links(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
-    names = {item.link.name for item in wanted.carried} | wanted.kept
+    names = {item.link.name for item in wanted.carried} | wanted.waiting.keys()
     spoken_for: set[str] = set()
     for action in steps.links:
         if isinstance(action, RenameLink | DeleteLink):
@@ -355,7 +372,7 @@ def _sweep_links(wanted: Wanted, observed: Observed, steps: _Steps) -> None:
 
 def _sweep_addresses(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> None:
     going = {action.name for action in steps.last + steps.links if isinstance(action, DeleteLink | RenameLink)}
-    kept = {tunnel_address(name).key for name in wanted.kept}
+    kept = {tunnel_address(name).key for name in wanted.waiting}
     for key, address in observed.addresses.items():
         if owns_address(address) and key not in desired.addresses and key not in wanted.addresses:
             if key not in kept and key.link not in going:
@@ -378,4 +395,5 @@ def teardown(observed: Observed) -> Plan:
         for key, address in observed.addresses.items()
         if owns_address(address) and key.link not in doomed
     ]
-    return Plan((*links, *addresses))
+    guards = [RemoveGuard(removal(), Why.TEARDOWN, tuple(map(LinkKey, doomed)))] if observed.guard.table else []
+    return Plan((*links, *guards, *addresses))

@@ -72,16 +72,20 @@ class Carried:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """
-    What the tunnels of the file come to on this host. *kept* are links left as they are while something is awaited.
+    What the tunnels of the file come to on this host.
+
+    *waiting* are tunnels whose link is left as it is while something is awaited, by the name of that link. *own* are
+    this host's addresses, those of its tunnels and VIPs left away.
 
     The VIPs' own addresses are not in *addresses*: they need no resolving (`Desired.addresses`).
     """
 
     carried: tuple[Carried, ...] = ()
-    kept: frozenset[str] = frozenset()
+    waiting: Mapping[str, Tunnel] = field(default_factory=dict)
     addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
     sysctls: tuple[tuple[str, Sysctl], ...] = ()
     problems: tuple[Problem, ...] = ()
+    own: frozenset[AddressKey] = frozenset()
 
 
 def targets(desired: Desired) -> tuple[IPv4Address, ...]:
@@ -103,7 +107,7 @@ def missing_modules(desired: Desired, observed: Observed) -> frozenset[str]:
 def resolve(desired: Desired, observed: Observed) -> Wanted:
     """Say what *desired*'s tunnels come to in front of *observed*."""
     carried: list[Carried] = []
-    kept: set[str] = set()
+    waiting: dict[str, Tunnel] = {}
     problems: list[Problem] = []
     taken = {*desired.tunnels, *map(stand_in_name, desired.tunnels)}  # names that mean something else
     theirs = {key: address for key, address in observed.addresses.items() if not owns_address(address)}
@@ -114,13 +118,13 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
             problems.append(Problem(TunnelKey(tunnel.name), trouble))
         if local is None:
             if current:
-                kept.add(current.name)
+                waiting[current.name] = tunnel
             continue
         link = _carry(tunnel, local, observed, taken - {tunnel.name})
         if rival := _rival(link, tunnel, carried):
             problems.append(Problem(TunnelKey(tunnel.name), rival))
             if current:
-                kept.add(current.name)
+                waiting[current.name] = tunnel
             continue
         taken.add(link.name)
         ipv6 = SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls
@@ -131,7 +135,7 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
         locals_ = {item.link.outer.local for item in carried if item.link.outer}
         for name in _arp_links(desired, observed, theirs, locals_):
             sysctls += [(name, sysctl) for sysctl in arp_sysctls(name)]
-    return Wanted(tuple(carried), frozenset(kept), addresses, tuple(sysctls), tuple(problems))
+    return Wanted(tuple(carried), waiting, addresses, tuple(sysctls), tuple(problems), frozenset(theirs))
 
 
 def _rival(link: Link, tunnel: Tunnel, carried: Iterable[Carried]) -> DsrError | None:

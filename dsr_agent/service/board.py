@@ -48,6 +48,8 @@ class Board:
         self.started_at = self.wall()
         self.turned_at = self.clock()
         self.file = FileState(self.started_at, self.started_at)
+        self.foreign_drops: tuple[str, ...] = ()
+        """Which chains of other firewalls drop what the guard lets in, when last looked."""
 
     def add(self, report: Report) -> None:
         """A pass has ended."""

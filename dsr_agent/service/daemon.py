@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dsr_agent.config import Loaded
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
+from dsr_agent.service import other_firewalls
 from dsr_agent.service.board import Board, sentence
 from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.journal import Kind, carrying
@@ -101,6 +102,7 @@ class Daemon:
             self._web = await asyncio.to_thread(self._make_web)
         except Exception:  # no socket, no memory, a broken installation: health is not worth the data plane
             log.exception("HTTP and metrics cannot be served", extra=carrying(Kind.HTTP))
+        await other_firewalls.watch(self._board, self._host)
 
     def _make_web(self) -> Web:
         from dsr_agent.service.web import assembly  # noqa: PLC0415  as long as all other imports together
@@ -153,7 +155,7 @@ async def run(load: Callable[[], Loaded], loaded: Loaded) -> None:
 
     A file that cannot be used at a reload changes nothing: what ran before goes on, and the log says why.
     """
-    async with Host() as host:
+    async with Host(hold=True) as host:
         await Daemon(load, loaded, host).run()
 
 

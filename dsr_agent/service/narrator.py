@@ -21,15 +21,19 @@ from dsr_agent.state.actions import (
     ChangeLink,
     DeleteAddress,
     DeleteLink,
+    HoldGuard,
     LoadModule,
     MarkLink,
+    RemoveGuard,
     RenameLink,
     ReplaceAddress,
-    Why,
+    TakeDown,
+    WriteGuard,
     WriteSysctl,
 )
-from dsr_agent.state.model import Desired, Key
+from dsr_agent.state.model import GUARD, Desired, Key
 from dsr_agent.state.report import Cause, Report, Result
+from dsr_agent.state.why import Why
 
 # More of one kind than this in one pass is told as a number.
 _ONE_BY_ONE = 5
@@ -53,6 +57,7 @@ class Narrator:
         self._desired = desired
         self._troubles: dict[Key, str] = {}
         self._fights: frozenset[Key] = frozenset()
+        self._warnings: dict[Key, str] = {}
 
     def reload(self, desired: Desired) -> None:
         """Go on with another file."""
@@ -65,6 +70,7 @@ class Narrator:
             text = "announcements of the kernel were lost; everything was read back"
             lines.insert(0, Line(logging.WARNING, text, Kind.EVENTS_LOST))
         lines += self._troubled(report)
+        lines += self._warned(report)
         lines += self._fought(report)
         return lines
 
@@ -114,6 +120,15 @@ class Narrator:
         if before and not self._troubles:
             yield Line(logging.INFO, "in sync again", Kind.IN_SYNC)
 
+    def _warned(self, report: Report) -> Iterator[Line]:
+        """What an operator should know although all is as the file says, once."""
+        if not report.scope.host:
+            return
+        before, self._warnings = self._warnings, {item.key: str(item.error) for item in report.remaining.warnings}
+        for key, text in self._warnings.items():
+            if before.get(key) != text:
+                yield Line(logging.WARNING, f"{self._named(key)}: {text}", Kind.WARNED, self._about(key))
+
     def _fought(self, report: Report) -> Iterator[Line]:
         for key in sorted(report.fights.keys() - self._fights, key=str):
             by = f" (last by {report.by[key]})" if key in report.by else ""
@@ -121,7 +136,7 @@ class Narrator:
             yield Line(
                 logging.ERROR,
                 f"{self._named(key)}: somebody keeps undoing it, {times} times within a minute{by}; "
-                "repairing it less often from now on",
+                + ("put back each time all the same" if key == GUARD else "repairing it less often from now on"),
                 Kind.FIGHT,
                 self._about(key),
             )
@@ -155,6 +170,10 @@ _VERBS: dict[type, str] = {
     RenameLink: "renamed",
     BringUp: "brought up",
     DeleteLink: "removed",
+    TakeDown: "taken down",
+    WriteGuard: "put back",
+    HoldGuard: "held by this process again",
+    RemoveGuard: "removed",
     LoadModule: "loaded",
 }
 

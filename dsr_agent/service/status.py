@@ -10,7 +10,7 @@ from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.resolve import Wanted, resolve, stand_in_name
 from dsr_agent.state.actions import Action, Plan, Problem
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, AddressKey, Desired, Key, Link, LinkKey, Observed, TunnelKey
+from dsr_agent.state.model import EVERYTHING, GUARD, AddressKey, Desired, Key, Link, LinkKey, Observed, TunnelKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,12 @@ def as_json(now: Status) -> dict[str, Any]:
     return {
         "in_sync": not now.todo,
         "agent": {"running": now.running is not None, "pid": now.running},
+        "guard": guard_row(now),
         "tunnels": list(tunnel_rows(now)),
         "vips": [vip_row(key, now, troubles) for key in now.desired.vips],
         "actions": [action_json(action) for action in now.todo.actions],
         "problems": problems_json(now.todo.problems),
+        "warnings": problems_json(now.todo.warnings),
     }
 
 
@@ -51,6 +53,29 @@ def troubles_of(todo: Plan) -> dict[Key, list[str]]:
     for problem in todo.problems:
         found.setdefault(problem.key, []).append(str(problem.error))
     return found
+
+
+def guard_row(now: Status) -> dict[str, Any]:
+    """Whether strangers are kept out."""
+    guard, wanted = now.observed.guard, now.desired.guard
+    amiss = list(troubles_of(now.todo).get(GUARD, ()))
+    if wanted is None:
+        state = "off: whoever reaches this host may send through its tunnels"
+    elif guard.unavailable:
+        state = str(guard.unavailable)
+    elif guard.table is None:
+        state = "missing" if amiss else "not needed: there is no tunnel to guard"
+    elif amiss:
+        state = "not as it has to be"
+    else:
+        state = "in place, and nobody else can change it" if guard.held else "in place"
+    return {
+        "wanted": wanted is not None,
+        "in_place": guard.table is not None and not amiss,
+        "held": guard.held,
+        "state": state,
+        "troubles": amiss,
+    }
 
 
 def keys_of_tunnel(name: str, now: Status) -> list[Key]:

@@ -8,6 +8,7 @@ from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, stand_in_name
 from dsr_agent.state.model import (
     AddressKey,
     Desired,
+    GuardKey,
     HostKey,
     Key,
     LinkKey,
@@ -28,6 +29,7 @@ class Sort(StrEnum):
     DEVICE = "device"
     SYSCTL = "sysctl"
     MODULE = "module"
+    GUARD = "guard"
     HOST = "host"
 
 
@@ -43,6 +45,8 @@ def sort_of(key: Key, desired: Desired) -> Sort:
         return Sort.SYSCTL
     if isinstance(key, ModuleKey):
         return Sort.MODULE
+    if isinstance(key, GuardKey):
+        return Sort.GUARD
     assert isinstance(key, HostKey | RoutesKey)
     return Sort.HOST
 

@@ -9,34 +9,23 @@ deleting what is already gone, is success (the doers hold this promise).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.model import Address, AddressKey, Key, Link, LinkKey, ModuleKey, Sysctl, SysctlKey
-
-
-class Why(StrEnum):
-    """Why a step is needed, in words for people; `str()` of the step says what it does."""
-
-    MISSING = "it is missing"
-    CHANGED = "it was changed"
-    DOWN = "it is down"
-    UNMARKED = "its mark was wiped"
-    ADOPTED = "adopted: it was there already, identical and unmarked"
-    MISNAMED = "it is ours under another name"
-    NEW = "it belongs to a new link"
-    NEEDED = "a new link needs it"
-    REPLACEMENT = "it takes the place of one that cannot be changed"
-    REPLACED = "it is replaced"
-    LEFT_OVER = "it is a left-over"
-    UNWANTED = "it is not in the file (any more)"
-    TEARDOWN = "teardown"
-
-    @property
-    def is_part(self) -> bool:
-        """Whether the step only completes another one, and is told with it."""
-        return self in (Why.NEW, Why.NEEDED)
+from dsr_agent.state.model import (
+    GUARD,
+    Address,
+    AddressKey,
+    GuardKey,
+    Key,
+    Link,
+    LinkKey,
+    ModuleKey,
+    Sysctl,
+    SysctlKey,
+)
+from dsr_agent.state.table import Table
+from dsr_agent.state.why import Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +152,25 @@ class BringUp:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeDown:
+    """Set a link down that is up by mistake: a device that the kernel made by itself."""
+
+    name: str
+    why: Why = Why.FALLBACK
+
+    @property
+    def key(self) -> LinkKey:
+        return LinkKey(self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return ()
+
+    def __str__(self) -> str:
+        return f"take {self.name} down"
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteLink:
     """Remove a link of ours, once what replaces it (*after*) is in place."""
 
@@ -259,13 +267,85 @@ class WriteSysctl:
         return f"set {self.sysctl.path} = {self.sysctl.value}"
 
 
+@dataclass(frozen=True, slots=True)
+class WriteGuard:
+    """
+    Bring the guard's table to *table*, by *commands* (JSON, one transaction). *what* is what changes, in words.
+
+    Making it takes nothing away from anybody else's table.
+    """
+
+    table: Table
+    commands: tuple[str, ...]
+    what: str
+    why: Why = Why.MISSING
+
+    @property
+    def key(self) -> GuardKey:
+        return GUARD
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return ()
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True, slots=True)
+class HoldGuard:
+    """
+    Own the guard's table for as long as this process lives, where the kernel can: nobody else can change it then.
+
+    *commands* make it anew, where it cannot be owned as it is.
+    """
+
+    commands: tuple[str, ...]
+    why: Why = Why.KEPT
+
+    @property
+    def key(self) -> GuardKey:
+        return GUARD
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (GUARD,)
+
+    def __str__(self) -> str:
+        return "hold the guard, so that nobody else can change it"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveGuard:
+    """Take the guard's table away, once the tunnels (*after*) are gone."""
+
+    commands: tuple[str, ...]
+    why: Why = Why.UNWANTED
+    after: tuple[Key, ...] = ()
+
+    @property
+    def key(self) -> GuardKey:
+        return GUARD
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return self.after
+
+    def __str__(self) -> str:
+        return "remove the guard"
+
+
 Action: TypeAlias = (
     LoadModule
+    | WriteGuard
+    | HoldGuard
+    | RemoveGuard
     | AddLink
     | ChangeLink
     | MarkLink
     | RenameLink
     | BringUp
+    | TakeDown
     | DeleteLink
     | AddAddress
     | ReplaceAddress
@@ -287,10 +367,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps from observed to desired, in order, and what cannot be had. Empty means in sync."""
+    """
+    The steps from observed to desired, in order, and what cannot be had. Empty means in sync.
+
+    *warnings* are what an operator should know although all is as the file says.
+    """
 
     actions: tuple[Action, ...] = ()
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.actions or self.problems)

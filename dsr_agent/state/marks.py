@@ -20,6 +20,11 @@ ALIAS = "dsr-agent: decapsulates for VIPs; removed by dsr-agent teardown"
 # A link that somebody else made, and that keeps its name: a link of ours under a wrong name is renamed.
 ADOPTED_ALIAS = "dsr-agent: adopted; removed by dsr-agent teardown"
 
+# The kernel makes these by itself when a module is loaded; one that is up decapsulates for every address of the host.
+FALLBACK_DEVICES = frozenset(
+    {"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip6_vti0", "ip_vti0"}
+)
+
 TUNNEL_KINDS = frozenset({"ipip", "gre", "sit", "ip6tnl", "ip6gre"})
 
 

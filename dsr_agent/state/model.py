@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
 from dsr_agent.state.errors import DsrError
+from dsr_agent.state.table import GuardPolicy, ObservedGuard
 
 Ip: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -89,10 +90,19 @@ class HostKey:
         return "this host"
 
 
+@dataclass(frozen=True, slots=True)
+class GuardKey:
+    """The guard's table, the whole of it: the packet filter takes it as one transaction."""
+
+    def __str__(self) -> str:
+        return "guard"
+
+
 ROUTES = RoutesKey()
 THIS_HOST = HostKey()
+GUARD = GuardKey()
 
-Key: TypeAlias = HostKey | RoutesKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
+Key: TypeAlias = HostKey | RoutesKey | GuardKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
 
 
 # --- what the operator declares -----------------------------------------------------------------------------------
@@ -207,6 +217,7 @@ class Link:
     alias: str = ""
     outer: Outer | None = None
     answers_arp: bool = False
+    mtu: int = 0
 
     @property
     def key(self) -> LinkKey:
@@ -283,11 +294,20 @@ class Desired:
     vips: Mapping[AddressKey, Vip] = field(default_factory=dict)
     addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
     silence_arp: bool = True
+    guard: GuardPolicy | None = None
+    """None: the file wants no guard."""
+    fallback_devices: str = "ignore"
+    """What to do with one that is up: take it "down", "ignore" it, or ("auto") spare it if it has an address."""
 
     @cached_property
     def key_of_ip(self) -> Mapping[Ip, AddressKey]:
         """Where each VIP is to be; the file says each once."""
         return {key.ip: key for key in self.vips}
+
+    @cached_property
+    def ip_versions(self) -> tuple[int, ...]:
+        """Of the VIPs."""
+        return tuple(sorted({key.ip.version for key in self.vips}))
 
     @cached_property
     def devices(self) -> frozenset[str]:
@@ -329,6 +349,7 @@ class Observed:
     sources: Mapping[IPv4Address, IPv4Address] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     keeps_proto: bool = True
+    guard: ObservedGuard = field(default_factory=ObservedGuard)
     obstacles: Mapping[str, DsrError] = field(default_factory=dict)
 
 

@@ -20,6 +20,8 @@ class Carrier(Protocol):
 
     kind: str
     """The kernel's kind of link."""
+    protocol: int
+    """The outer header's IP protocol."""
 
     def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
         """The outer header that a link for *tunnel* looks for when it arrives at *local*."""

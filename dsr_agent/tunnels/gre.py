@@ -9,6 +9,7 @@ class Gre:
     """See `Carrier`."""
 
     kind = "gre"
+    protocol = 47
 
     def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
         """Key and checksum exactly as the balancer sends them: a mismatch either way drops silently (facts B1)."""

@@ -13,6 +13,7 @@ class Ipip:
     """See `Carrier`."""
 
     kind = "ipip"
+    protocol = _IPPROTO_IPIP
 
     def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
         """Any balancer's address as the source; which may come in is the guard's business, not the link's."""

@@ -20,9 +20,10 @@ from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 
 from dsr_agent.kernel.host import Host
-from dsr_agent.state.actions import AddAddress, Why
+from dsr_agent.state.actions import AddAddress
 from dsr_agent.state.marks import ADDRESS_PROTO
 from dsr_agent.state.model import EVERYTHING, Address, Scope
+from dsr_agent.state.why import Why
 from tests.netns.space import namespace, sh
 
 ROUNDS = 5

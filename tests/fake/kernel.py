@@ -30,14 +30,18 @@ from dsr_agent.state.actions import (
     ChangeLink,
     DeleteAddress,
     DeleteLink,
+    HoldGuard,
     LoadModule,
     MarkLink,
+    RemoveGuard,
     RenameLink,
     ReplaceAddress,
+    TakeDown,
+    WriteGuard,
     WriteSysctl,
 )
 from dsr_agent.state.errors import DsrError, Foreign, NotYet, Unsupported
-from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
+from dsr_agent.state.model import GUARD, ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
 from dsr_agent.state.report import Outcome, Result
 from tests.fake import shell
 from tests.fake.machine import Machine, RefusedError
@@ -176,6 +180,7 @@ class FakeKernel:
             sources={target: machine.sources[target] for target in targets if target in machine.sources},
             modules=frozenset(machine.modules),
             keeps_proto=machine.keeps_proto,
+            guard=machine.observed_guard,
         )
 
     async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
@@ -224,28 +229,41 @@ class FakeKernel:
 
     def _carry_out(self, action: Action) -> None:
         machine = self.machine
-        if isinstance(action, LoadModule):
-            machine.load(action.name)
-        elif isinstance(action, AddLink):
-            machine.add_link(action.link)
-        elif isinstance(action, ChangeLink):
-            machine.change_link(action.link)
-        elif isinstance(action, MarkLink):
-            machine.mark_link(action.name, action.group, action.alias)
-        elif isinstance(action, RenameLink):
-            machine.rename_link(action.name, action.to)
-        elif isinstance(action, BringUp):
-            machine.set_up(action.name, True)
-        elif isinstance(action, DeleteLink):
-            machine.delete_link(action.name)
-        elif isinstance(action, AddAddress):
-            machine.add_address(action.address)
-        elif isinstance(action, ReplaceAddress):
-            machine.replace_address(action.address)
-        elif isinstance(action, DeleteAddress):
-            machine.delete_address(action.key)
-        else:
-            machine.write_sysctl(action.key, action.sysctl.value)
+        match action:
+            case LoadModule():
+                machine.load(action.name)
+            case WriteGuard():
+                machine.guard = action.table
+            case HoldGuard():
+                machine.guard_held = True
+            case RemoveGuard():
+                machine.guard = None
+            case AddAddress():
+                machine.add_address(action.address)
+            case ReplaceAddress():
+                machine.replace_address(action.address)
+            case DeleteAddress():
+                machine.delete_address(action.key)
+            case WriteSysctl():
+                machine.write_sysctl(action.key, action.sysctl.value)
+            case _:
+                self._change_link(action)
+
+    def _change_link(self, action: Action) -> None:
+        machine = self.machine
+        match action:
+            case AddLink():
+                machine.add_link(action.link)
+            case ChangeLink():
+                machine.change_link(action.link)
+            case MarkLink():
+                machine.mark_link(action.name, action.group, action.alias)
+            case RenameLink():
+                machine.rename_link(action.name, action.to)
+            case BringUp() | TakeDown():
+                machine.set_up(action.name, isinstance(action, BringUp))
+            case DeleteLink():
+                machine.delete_link(action.name)
 
     def _announced(self, key: Key) -> None:
         """The kernel tells its listeners; it names who asked for IPv4 addresses only: the rest may be our own work."""
@@ -257,6 +275,8 @@ class FakeKernel:
                 return
             if key.ip.version == 4 and self._actor != NOBODY:
                 self._by[key] = self._actor
+        if key == GUARD and self._actor != NOBODY:
+            self._by[key] = self._actor
         if isinstance(key, LinkKey) and any(k.link == key.name not in self.machine.links for k in self._copy):
             self._copy_good = False  # renamed: what is known under the old name is worth nothing
         self._changes.add(key)

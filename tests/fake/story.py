@@ -54,13 +54,17 @@ dsr-ipip ipip local 10.0.3.2 up ours
 modules ipip"""
 
 
+# Most stories are not about the guard; those that are have a [guard] in their file.
+NO_GUARD = {"DSR_AGENT_GUARD__ENABLED": "false"}
+
+
 @lru_cache(maxsize=256)
 def desired(file: str) -> Desired:
     """What the user's *file* (its text) comes to."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "dsr-agent.toml")
         path.write_text(dedent(file))
-        return load(path, environ={}).desired
+        return load(path, environ={} if "[guard]" in file else NO_GUARD).desired
 
 
 def sorted_lines(host: str) -> list[tuple[str, list[str]]]:

@@ -23,6 +23,7 @@ from dsr_agent.state.model import (
     Tunnel,
     Vip,
 )
+from dsr_agent.state.table import GuardPolicy
 from tests.fake.machine import Machine, RefusedError
 
 HERE, ALSO_HERE, NOT_HERE = (IPv4Address(ip) for ip in ("10.0.3.2", "10.0.4.2", "10.0.9.9"))
@@ -75,6 +76,7 @@ def files(draw: st.DrawFn) -> Desired:
         vips={vip.key: vip for vip in vips},
         addresses={vip.key: address_of(vip) for vip in vips},
         silence_arp=draw(st.booleans()),
+        guard=draw(st.sampled_from([None, GuardPolicy(), GuardPolicy(required=False, services=True, mss=1400)])),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -48,6 +49,17 @@ def wait_for(condition: Callable[[], bool], what: str, deadline: float = DEADLIN
     return time.monotonic() - started
 
 
+@functools.cache
+def has_inet_tables() -> bool:
+    """Whether this kernel has what the guard is made of; user-mode Linux has not."""
+    table = "add table inet dsr_lab_probe\ndelete table inet dsr_lab_probe\n"
+    return subprocess.run(["nft", "-f", "-"], input=table, text=True, capture_output=True, check=False).returncode == 0
+
+
+def _usual_guard() -> str:
+    return "" if has_inet_tables() else "[guard]\nenabled = false\n"
+
+
 class Agent:
     """One ``dsr-agent``, its file and its log. A context manager that runs it."""
 
@@ -63,8 +75,8 @@ class Agent:
         self.write(config)
 
     def write(self, config: str) -> None:
-        """Another text for its file."""
-        self.file.write_text(config)
+        """Another text for its file; a file that says nothing about the guard has one where there can be one."""
+        self.file.write_text(config if "[guard]" in config else _usual_guard() + config)
 
     # --- run ---------------------------------------------------------------------------------------------------------
 

@@ -16,9 +16,10 @@ import pytest
 from dsr_agent.kernel.addresses import write
 from dsr_agent.kernel.host import Host
 from dsr_agent.kernel.netlink import Channel
-from dsr_agent.state.actions import AddAddress, Why
+from dsr_agent.state.actions import AddAddress
 from dsr_agent.state.model import EVERYTHING, Address
 from dsr_agent.state.report import Result
+from dsr_agent.state.why import Why
 
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)

@@ -17,11 +17,12 @@ import pytest
 
 from dsr_agent.kernel.host import Host
 from dsr_agent.kernel.netlink import BATCH
-from dsr_agent.state.actions import AddAddress, AddLink, DeleteAddress, Why
+from dsr_agent.state.actions import AddAddress, AddLink, DeleteAddress
 from dsr_agent.state.errors import Unsupported
 from dsr_agent.state.marks import ADDRESS_PROTO, LINK_GROUP
 from dsr_agent.state.model import EVERYTHING, HOST, ROUTES, Address, AddressKey, Link, LinkKey, Outer, Scope
 from dsr_agent.state.report import Result
+from dsr_agent.state.why import Why
 from tests.netns.space import NETWORK_CARD, has_kind, sh
 
 

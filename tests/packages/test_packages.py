@@ -62,7 +62,7 @@ def test_the_control_data(built: Built) -> None:
     field = dict(re.findall(r"(?m)^(\S+): (.*)$", printed("dpkg-deb", "-f", str(built.deb))))
     assert re.search(r'__version__ = "(.+)"', (REPOSITORY / "dsr_agent/__init__.py").read_text())
     needed = {re.split(r"[ (]", part)[0] for part in field["Depends"].split(", ")}
-    assert needed == {"python3", "python3-systemd", "systemd", "libc6"}
+    assert needed == {"python3", "python3-systemd", "systemd", "libc6", "libnftables1"}
     assert printed("dpkg-deb", "-I", str(built.deb), "conffiles") == "/etc/dsr-agent.toml\n"
 
 

@@ -19,7 +19,6 @@ from dsr_agent.state.actions import (
     Problem,
     RenameLink,
     ReplaceAddress,
-    Why,
     WriteSysctl,
 )
 from dsr_agent.state.errors import DsrError, NotYet, Transient
@@ -33,6 +32,7 @@ from dsr_agent.state.model import (
     TunnelKey,
 )
 from dsr_agent.state.report import Cause, Outcome, Report, Result
+from dsr_agent.state.why import Why
 from tests.fake.story import FILE, desired
 from tests.fake.words import address_of, link_of
 

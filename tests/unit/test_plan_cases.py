@@ -18,13 +18,15 @@ from dsr_agent.state.errors import Foreign
 from dsr_agent.state.model import Desired
 from tests.fake.clock import FakeClock
 from tests.fake.kernel import FakeKernel
+from tests.fake.story import NO_GUARD
 
 CASES = sorted(Path(__file__).parent.joinpath("cases").iterdir())
 
 
 def case(folder: Path) -> tuple[Desired, FakeKernel, str]:
     """The three files of *folder*."""
-    desired = load(folder / "desired.toml", environ={}).desired
+    path = folder / "desired.toml"
+    desired = load(path, environ={} if "[guard]" in path.read_text() else NO_GUARD).desired
     return desired, FakeKernel((folder / "observed.txt").read_text()), (folder / "plan.txt").read_text()
 
 

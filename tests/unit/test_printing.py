@@ -14,7 +14,7 @@ from dsr_agent.state.actions import AddLink, Plan
 from dsr_agent.state.errors import Unsupported
 from tests.fake.clock import FakeClock
 from tests.fake.kernel import FakeKernel
-from tests.fake.story import FILE, HOST, IN_SYNC, desired
+from tests.fake.story import FILE, HOST, IN_SYNC, NO_GUARD, desired
 
 BROKEN = (
     IN_SYNC.replace("10.0.3.2 up ours", "10.0.3.2 down ours")
@@ -34,6 +34,7 @@ async def test_a_status_that_is_fine() -> None:
     """A line for each tunnel and VIP."""
     assert printing.status(await seen(FILE, IN_SYNC, 4711)) == (
         "in sync; the agent is running (process 4711)\n"
+        "guard: off: whoever reaches this host may send through its tunnels\n"
         "tunnel dsr-ipip: ipip to 10.0.3.2, up\n"
         "VIP 192.0.2.10 on lo: there\n"
         "VIP 2001:db8::10 on lo: there"
@@ -44,6 +45,7 @@ async def test_a_status_says_what_is_wrong_where_it_is() -> None:
     """Below the tunnel, beside the VIP, and last what belongs to neither."""
     assert printing.status(await seen(FILE, BROKEN)) == (
         "not in sync; the agent is not running\n"
+        "guard: off: whoever reaches this host may send through its tunnels\n"
         "tunnel dsr-ipip: ipip to 10.0.3.2, down\n"
         "  there is no route to its load balancers (yet), so its local address is not known\n"
         "  bring dsr-ipip up (it is down)\n"
@@ -63,7 +65,7 @@ async def test_a_status_of_many_vips_lists_those_that_lack_something() -> None:
     """The rest is counted."""
     host = IN_SYNC.replace("lo up\n", "lo up\n" + "".join(f"  198.18.0.{n}/32 ours\n" for n in range(1, 30)))
 
-    assert printing.status(await seen(MANY, host)).splitlines()[2:] == [
+    assert printing.status(await seen(MANY, host)).splitlines()[3:] == [
         "VIP 198.18.0.30 on lo: add 198.18.0.30/32 on lo (it is missing)",
         "31 of 32 VIPs are there",
     ]
@@ -157,7 +159,7 @@ def test_a_check_says_what_it_read_and_what_is_suspicious(tmp_path: Path) -> Non
     """Warnings first; one line that the file is fine."""
     path = tmp_path / "dsr-agent.toml"
     path.write_text('[[vip]]\naddress = "192.0.2.10"\n')
-    loaded = load(path, environ={})
+    loaded = load(path, environ=NO_GUARD)
 
     *warnings, fine = printing.checked(loaded).splitlines()
 

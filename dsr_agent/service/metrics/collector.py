@@ -16,16 +16,18 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from dsr_agent import __version__
-from dsr_agent.kernel.stats import Counted
+from dsr_agent.guard.counters import Counted, Totals
+from dsr_agent.kernel import stats
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
 from dsr_agent.service.event_counts import Histogram
+from dsr_agent.service.metrics import guard
 from dsr_agent.service.metrics.families import COUNTERS, GAUGES, HISTOGRAMS
 from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import Key, Observed, SysctlKey
+from dsr_agent.state.model import GUARD, Key, Observed, SysctlKey
 
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
@@ -54,8 +56,9 @@ class HttpCounts:
 class Sources:
     """Where numbers come from beside the board."""
 
-    counters: Callable[[Iterable[str]], Mapping[str, Counted]]
-    farewells: Callable[[], list[Counted]]
+    counters: Callable[[Iterable[str]], Mapping[str, stats.Counted]]
+    farewells: Callable[[], list[stats.Counted]]
+    guard: Callable[[], Counted | None]
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
     wanted: Callable[[Overview], Wanted]
@@ -81,6 +84,7 @@ class _Collector(Collector):
         self._sources = sources
         self._requests = http
         self._totals = SteadyTotals(board.wall)
+        self._guard_totals = Totals()
 
     def collect(self) -> Iterator[Metric]:
         """Everything, from one overview."""
@@ -88,6 +92,7 @@ class _Collector(Collector):
         wanted = self._sources.wanted(overview)
         yield from self._state(overview)
         yield from self._tunnels(overview, wanted)
+        yield from self._guard(overview)
         yield _gauge("dsr_sysctl_effective", _effective(overview.observed, wanted))
         yield from self._file()
         yield from self._history()
@@ -119,6 +124,25 @@ class _Collector(Collector):
         yield _gauge("dsr_tunnel_info", info)
         yield _gauge("dsr_tunnel_up", up)
         yield from _received(self._readings({link: name for name, link in carriers.items()}))
+
+    def _guard(self, overview: Overview) -> Iterator[Metric]:
+        desired, observed = overview.desired, overview.observed
+        there = observed.guard.table is not None
+        yield _gauge("dsr_guard_in_place", [((), there and GUARD not in overview.undone)])
+        yield _gauge("dsr_guard_held", [((), observed.guard.held)])
+        yield _gauge("dsr_foreign_drops", [((), len(self._board.foreign_drops))])
+        open_to_all = [((name,), not tunnel.load_balancers) for name, tunnel in desired.tunnels.items()]
+        yield _gauge("dsr_tunnel_open_to_anybody", open_to_all)
+        yield _gauge("dsr_fallback_device_up", guard.fallback_devices(observed))
+        counted = self._guard_totals.look(self._sources.guard() if there else None)
+        for name, rows in (
+            ("dsr_guard_accepted", guard.accepted(desired, counted)),
+            ("dsr_guard_dropped", guard.refused(counted)),
+            ("dsr_vip_received", guard.received(desired, counted)),
+        ):
+            shown = rows if desired.guard else {}
+            yield _counter(f"{name}_packets_total", [(labels, count.packets) for labels, count in shown.items()])
+            yield _counter(f"{name}_bytes_total", [(labels, count.bytes) for labels, count in shown.items()])
 
     def _readings(self, tunnels: Mapping[str, str]) -> Mapping[str, Reading]:
         gone = self._sources.farewells()  # first: what goes after this is told at the next scrape

@@ -39,6 +39,11 @@ GAUGES = _of(
             "tunnel",
             "When the tunnel's packets were last seen to have grown, as of the looks that scrapes cause.",
         ),
+        ("dsr_tunnel_open_to_anybody", "tunnel", "Whether the file lets anybody send through the tunnel."),
+        ("dsr_guard_in_place", "", "Whether the guard's table is as it has to be (1), or open or not wanted (0)."),
+        ("dsr_guard_held", "", "Whether the kernel keeps everybody else from changing the guard's table."),
+        ("dsr_foreign_drops", "", "Chains of other firewalls that drop what the guard lets in, when last looked."),
+        ("dsr_fallback_device_up", "device", "Whether a device that decapsulates for every address is up."),
         (
             "dsr_sysctl_effective",
             "device sysctl",
@@ -62,6 +67,16 @@ COUNTERS = _of(
             "Packets that arrived for the tunnel and were refused: crc (GRE checksum on one side only), fifo (GRE "
             "sequence), frame (ECN bits), length, dropped, other.",
         ),
+        (
+            "dsr_guard_accepted_packets_total",
+            "tunnel load_balancer",
+            "Wrapped packets that were let in, by who sent them.",
+        ),
+        ("dsr_guard_accepted_bytes_total", "tunnel load_balancer", "Bytes of them, with both headers."),
+        ("dsr_guard_dropped_packets_total", "reason", "Packets that were refused, by reason."),
+        ("dsr_guard_dropped_bytes_total", "reason", "Bytes of them."),
+        ("dsr_vip_received_packets_total", "vip", "Packets that came to the VIP out of tunnels."),
+        ("dsr_vip_received_bytes_total", "vip", "Bytes of them, with their own IP header."),
         ("dsr_drift_total", "object", "Things found to be other than the file says, though they had been."),
         (
             "dsr_repairs_total",

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from dsr_agent.config import Settings
+from dsr_agent.guard import counters
 from dsr_agent.kernel import stats
+from dsr_agent.kernel.firewall import Firewall
 from dsr_agent.kernel.netlink import Channel
 from dsr_agent.service.board import Board
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
@@ -23,17 +25,25 @@ def web(board: Board, farewells: deque[stats.Counted], events_lost: Callable[[],
     """The server for *board*; nothing is open yet."""
     answers = Endpoints(board)
     counted = HttpCounts()
-    channel: list[Channel] = []  # opened by whoever renders: a netlink socket is for one thread
+    # Opened by whoever renders: a netlink socket is for one thread.
+    channel: list[Channel] = []
+    contexts: list[Firewall] = []
 
-    def counters(names: Iterable[str]) -> Mapping[str, stats.Counted]:
+    def links(names: Iterable[str]) -> Mapping[str, stats.Counted]:
         if not channel:
             channel.append(Channel())
         return stats.read(channel[0], names)
 
+    def guard() -> counters.Counted | None:
+        if not contexts:
+            contexts.append(Firewall(listen=False))
+        objects = contexts[0].listing()
+        return None if objects is None else counters.counted(objects)
+
     def gone() -> list[stats.Counted]:
         return [farewells.popleft() for _ in range(len(farewells))]
 
-    sources = Sources(counters, gone, lambda: stats.protocols(root), events_lost, answers.wanted)
+    sources = Sources(links, gone, guard, lambda: stats.protocols(root), events_lost, answers.wanted)
     return Web(Site(answers, Metrics(board, sources, counted), counted))
 
 

@@ -138,6 +138,7 @@ class Endpoints:
             },
             "undone": {str(key): list(reasons) for key, reasons in overview.undone.items()},
             "fights": {str(key): times for key, times in overview.fights.items()},
+            "foreign_drops": list(board.foreign_drops),
         }
 
 

@@ -12,7 +12,6 @@ from dsr_agent.state.actions import (
     AddLink,
     BringUp,
     DeleteAddress,
-    Why,
 )
 from dsr_agent.state.model import (
     HOST,
@@ -24,6 +23,7 @@ from dsr_agent.state.model import (
     Scope,
     SysctlKey,
 )
+from dsr_agent.state.why import Why
 from tests.fake.contract.world import HERE, World, done, four, heard, heard_a_marker, look, six, tunnel
 
 

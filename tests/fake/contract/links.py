@@ -17,7 +17,6 @@ from dsr_agent.state.actions import (
     LoadModule,
     MarkLink,
     RenameLink,
-    Why,
     WriteSysctl,
 )
 from dsr_agent.state.errors import Foreign, NotYet
@@ -29,6 +28,7 @@ from dsr_agent.state.model import (
     Sysctl,
     SysctlKey,
 )
+from dsr_agent.state.why import Why
 from tests.fake.contract.world import NIC, World, done, four, look, refused, tunnel
 
 TUNNELS = [

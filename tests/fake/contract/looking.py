@@ -13,7 +13,6 @@ from dsr_agent.state.actions import (
     BringUp,
     DeleteAddress,
     ReplaceAddress,
-    Why,
     WriteSysctl,
 )
 from dsr_agent.state.errors import Foreign, NotYet, Unsupported
@@ -27,6 +26,7 @@ from dsr_agent.state.model import (
     SysctlKey,
 )
 from dsr_agent.state.report import Outcome
+from dsr_agent.state.why import Why
 from tests.fake.contract.world import HERE, NIC, World, done, four, look, refused, six
 
 

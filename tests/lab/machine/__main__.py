@@ -21,6 +21,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--debian", choices=["13", "12"], default="13", help="of the qemu lane")
     parser.add_argument("--reboots", action="store_true", help="a reboot inside does not end the job (qemu lane)")
+    parser.add_argument("--counted", action="store_true", help="1 ns inside is one instruction (qemu lane)")
     parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="take this along, too")
     parser.add_argument("--timeout", type=float, default=900.0, metavar="S", help="seconds for the whole job")
     parser.add_argument("--memory", type=int, default=1024, metavar="MB")
@@ -47,6 +48,7 @@ def main() -> int:
         options.debian,
         options.reboots,
         files,
+        options.counted,
     )
     try:
         result = lanes.run(lanes.choose(options.lane, options.profile), job)

@@ -19,7 +19,8 @@ UML_SUITE = "sid"  # older builds of user-mode Linux panic on recent processors
 KERNEL = "linux-image-cloud-amd64"
 PACKAGES = (
     *("systemd", "systemd-sysv", "udev", "dbus", "kmod", "procps"),
-    *("iproute2", "nftables", "ipvsadm", "conntrack", "ethtool", "tcpdump", "iputils-ping", "iputils-arping"),
+    *("iproute2", "nftables", "iptables", "ipvsadm", "conntrack", "ethtool"),
+    *("tcpdump", "iputils-ping", "iputils-arping"),
     *("python3", "python3-systemd"),
 )
 LOCK = REPOSITORY / "tests" / "requirements.lock"

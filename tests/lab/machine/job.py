@@ -35,6 +35,7 @@ class Job:
     debian: str = "13"  # for the qemu lane
     reboots: bool = False  # a reboot inside is part of the job, not its end
     files: Mapping[str, Path] = field(default_factory=dict)  # more to take along, by name in the copy
+    counted: bool = False  # one processor whose clock is its instructions: 1 ns each (qemu lane)
 
 
 @dataclass(frozen=True)

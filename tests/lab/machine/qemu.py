@@ -52,7 +52,10 @@ def run(job: Job) -> Result:
 
 def _argv(scratch: Path, job: Job) -> list[str]:
     disk = images.disk(images.DEBIANS[job.debian])
-    machine = ["-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", str(job.memory_mb)]
+    machine = ["-accel", "tcg,thread=multi", "-smp", "2"]
+    if job.counted:
+        machine = ["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"]
+    machine += ["-cpu", "Nehalem", "-m", str(job.memory_mb)]
     machine += ["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]
     machine += [] if job.reboots else ["-no-reboot"]
     root = f"file={disk / 'root.ext4'},format=raw,if=none,id=root,snapshot=on"

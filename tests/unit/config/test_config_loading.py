@@ -193,7 +193,7 @@ def test_lists_of_the_environment_replace_those_of_the_files_with_a_warning(tmp_
     assert found.warnings == (
         "environment DSR_AGENT_VIP: replaces the [[vip]] of all files (2)",
         'environment DSR_AGENT_TUNNEL: tunnel[0].load_balancers: "any": whoever can reach this host may send through '
-        "dsr-gre, and this version has no guard against strangers",
+        "dsr-gre, under any client's address",
     )
 
 
@@ -285,7 +285,7 @@ def test_any_is_warned_about_where_it_was_written(tmp_path: Path) -> None:
 
     assert warning == (
         f'{tmp_path}/dsr-agent.d/a.toml: tunnel[0].load_balancers: "any": whoever can reach this host may send '
-        "through dsr-gre, and this version has no guard against strangers"
+        "through dsr-gre, under any client's address"
     )
 
 

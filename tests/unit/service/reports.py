@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from dsr_agent.config.desired import address_of
-from dsr_agent.state.actions import AddAddress, Plan, Problem, Why
+from dsr_agent.state.actions import AddAddress, Plan, Problem
 from dsr_agent.state.errors import DsrError, NotYet
 from dsr_agent.state.marks import ALIAS, LINK_GROUP
 from dsr_agent.state.model import (
@@ -23,6 +23,7 @@ from dsr_agent.state.model import (
     Vip,
 )
 from dsr_agent.state.report import Cause, Outcome, Report, Result
+from dsr_agent.state.why import Why
 
 LOCAL = ip_address("10.0.0.2")
 VIP1, VIP2 = "192.0.2.10", "2001:db8::10"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from dsr_agent.guard.counters import Count
 from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.board import Board
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
@@ -15,8 +17,9 @@ from dsr_agent.service.metrics.families import FAMILIES
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet
-from dsr_agent.state.model import TunnelKey
+from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.report import Report, Result
+from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 GOLDEN = Path(__file__).parent / "metrics.txt"
@@ -40,7 +43,15 @@ class World:
         self.protocols = dict(PROTOCOLS)
         self.lost = 0
         self.http = HttpCounts(listening={"127.0.0.1:9177": True})
-        sources = Sources(self._counters, list, lambda: self.protocols, lambda: self.lost, Endpoints(self.board).wanted)
+        self.guard: dict[tuple[str, str], Count] = {}
+        sources = Sources(
+            self._counters,
+            list,
+            lambda: self.guard,
+            lambda: self.protocols,
+            lambda: self.lost,
+            Endpoints(self.board).wanted,
+        )
         self._metrics = Metrics(self.board, sources, self.http)
 
     def _counters(self, names: Iterable[str]) -> dict[str, Counted]:
@@ -60,6 +71,12 @@ class World:
 def full() -> World:
     """A world that exports everything there is."""
     world = World(report())
+    guarded = ObservedGuard(Table())
+    world.board.overview = replace(
+        world.board.overview,
+        desired=replace(world.board.overview.desired, guard=GuardPolicy()),
+        observed=replace(world.board.overview.observed, guard=guarded, links={"tunl0": Link("tunl0", "ipip")}),
+    )
     world.received["dsr-ipip"] = Received(packets=1)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)

@@ -1,0 +1,91 @@
+"""
+Which packets may enter a tunnel, which may come out of one, and what each of the others is counted as. Pure.
+
+Every packet meets the chain ``entrance`` before connection tracking, an encapsulated one twice: as it arrives, and
+again as it comes out of its tunnel. What is good is accepted there by the first rule that matches; only what is not
+goes on to be told apart. Tunnels are known by the group that all links of ours carry, so that one that is made again
+is guarded from its first packet on.
+
+The order and the form of the rules are chosen by counting instructions (``tests/bench/guard.py``): one rule that
+checks everything is cheaper than several, a hash table whose size is told beforehand cheaper than one that grows,
+a masked address in a hash table cheaper than an interval, and none of them minds how many elements there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from dsr_agent.guard import inner, outer
+from dsr_agent.guard.expressions import ENCAPSULATIONS, OURS, bits, goto, match, meta, packet, refuse, rule
+from dsr_agent.guard.inner import Target
+from dsr_agent.guard.outer import Entrance
+from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.sets import of_addresses
+from dsr_agent.state.marks import LINK_GROUP
+from dsr_agent.state.model import Ip
+from dsr_agent.state.table import Chain, FilterSet, Table
+
+# Before connection tracking (-200) and what host firewalls call raw (-300); after fragments were put together, where
+# connection tracking has that done (-400).
+PRIORITY = -310
+_MANGLE = -150
+_SYN_ACK = 0x12
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    What the guard is to let in.
+
+    *own* are the host's own addresses. *mss* is the largest TCP segment that clients are told of, by IP version.
+    """
+
+    entrances: tuple[Entrance, ...]
+    vips: tuple[Target, ...] = ()
+    own: frozenset[Ip] = frozenset()
+    mss: Mapping[int, int] = field(default_factory=dict)
+
+
+def ruleset(request: Request) -> Table:
+    """The table that lets in what *request* says, and nothing else."""
+    entrances = tuple(dict.fromkeys(request.entrances))
+    sets: dict[str, FilterSet] = dict(outer.sets(entrances))
+    sets |= inner.sets(request.vips, request.own)
+    sets |= {f"answering{version}": of_addresses(version, (vip.ip for vip in request.vips)) for version in request.mss}
+    chains = dict(outer.chains(entrances)) | dict(inner.chains(request.vips))
+    chains["entrance"] = Chain(tuple(_entrance(entrances, request)), "prerouting", PRIORITY)
+    chains["forward"] = Chain(tuple(_forward()), "forward", PRIORITY)
+    if request.mss:
+        chains["answers"] = Chain(tuple(_answers(request.mss)), "output", _MANGLE)
+    return Table(sets, frozenset([*map(str, Reason), *outer.counters(entrances)]), chains)
+
+
+def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str]:
+    first, *more = inner.accepting(request.vips)
+    yield first
+    yield from outer.accepting(entrances)
+    yield from outer.refusing(entrances)
+    yield from more
+    yield inner.refused()
+    encapsulated = match(meta("l4proto"), {"set": ENCAPSULATIONS})
+    yield rule(encapsulated, match(packet("ip", "daddr"), "@locals"), goto("outer_refused"))
+
+
+def _forward() -> Iterator[str]:
+    yield rule(OURS, *refuse(Reason.FORWARD))
+    yield rule(match(meta("oifgroup"), LINK_GROUP), *refuse(Reason.FORWARD))
+
+
+def _answers(mss: Mapping[int, int]) -> Iterator[str]:
+    """
+    Tell clients of segments that still fit when the balancer has wrapped them. The kernel only ever lowers the option.
+
+    Source: ``net/netfilter/nft_exthdr.c`` (nft_exthdr_tcp_set_eval).
+    """
+    for version, size in mss.items():
+        yield rule(
+            match(bits(packet("tcp", "flags"), _SYN_ACK), _SYN_ACK),
+            match(packet("ip" if version == 4 else "ip6", "saddr"), f"@answering{version}"),
+            {"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": size}},
+        )

@@ -1,0 +1,111 @@
+"""What the benchmark of the guard compares: worlds, traffic and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from tests.bench.guard_rules import Wanted, ruleset
+from tests.bench.guard_wire import Ip, addresses
+
+LOCAL = {4: ip_address("10.0.3.2"), 6: ip_address("fd00:3::2")}
+CLIENT = {4: "192.0.2.1", 6: "2001:db8:c::1"}
+VIP = {4: "198.18.0.1", 6: "2001:db8:f::1"}
+BALANCER = {4: "10.2.0.1", 6: "fd00:2::1"}
+STRANGER = {4: ip_address("10.9.9.9"), 6: ip_address("fd00:9::9")}
+PROTOCOLS = {"plain": 4, "ipip": 4, "gre": 47}
+KEY = 4242
+
+
+@dataclass(frozen=True)
+class World:
+    """What there is: a tunnel of *kind*, *vips* on ``lo``; *key* is GRE's. Families of outer and inner."""
+
+    kind: str = "ipip"
+    vips: int = 1
+    key: int | None = None
+    outer: int = 4
+    inner: int = 4
+
+    @property
+    def vip_addresses(self) -> list[Ip]:
+        """The VIPs of this world."""
+        return addresses(VIP[self.inner], self.vips)
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        if self.kind == "plain":
+            return f"no tunnel, IPv{self.inner}"
+        key = "" if self.key is None else " key"
+        return f"{self.kind}{key}, {self.inner} in {self.outer}, VIPs: {self.vips}"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What is sent: from how many balancers, and what is wrong with it, if anything."""
+
+    balancers: int = 1
+    wrong: str = ""  # "balancer", "vip", "client", "nested", "key"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    world: World
+    what: str
+    rules: str = ""
+    traffic: Traffic = Traffic()
+
+
+def wanted(world: World, balancers: int) -> Wanted:
+    """What the guard of this world is to admit."""
+    sources = [str(each) for each in addresses(BALANCER[world.outer], balancers)]
+    vips = [str(vip) for vip in world.vip_addresses]
+    own = [str(LOCAL[4]), str(LOCAL[6])]
+    return Wanted(PROTOCOLS[world.kind], str(LOCAL[world.outer]), sources, vips, own, world.key)
+
+
+def sizes(world: World) -> list[Case]:
+    """The cost over the number of balancers."""
+    return [
+        Case(world, f"guard, balancers: {count}", ruleset(wanted(world, count)), Traffic(count))
+        for count in (1, 16, 256)
+    ]
+
+
+def variants(world: World) -> list[Case]:
+    """The cost of single parts."""
+    full = wanted(world, 1)
+    prefixes = [f"{ip_address(10 << 24 | n << 8)}/24" for n in range(512, 768)]
+    return [
+        Case(world, "guard without counters", ruleset(replace(full, counters=False))),
+        Case(world, "guard, 256 prefixes", ruleset(replace(full, balancers=prefixes))),
+        Case(world, "no guard, nested", "", Traffic(wrong="nested")),
+    ]
+
+
+def refusals(world: World) -> list[Case]:
+    """The cost of what the guard drops."""
+    rules = ruleset(wanted(world, 1))
+    wrongs = ["balancer", "vip", "nested", *(["key"] if world.key is not None else [])]
+    wrongs.append("client")
+    return [Case(world, f"guard, wrong {wrong}", rules, Traffic(wrong=wrong)) for wrong in wrongs]
+
+
+def cases(given: Mapping[str, str]) -> list[Case]:
+    """All of them; *given* are rules from files, measured where there is one VIP and one balancer."""
+    ipip = World()
+    found = [Case(ipip, "no guard"), *sizes(ipip), *refusals(ipip), *variants(ipip)]
+    found += [Case(ipip, name, rules) for name, rules in given.items()]
+    found += [Case(ipip, f"{name}, wrong balancer", rules, Traffic(wrong="balancer")) for name, rules in given.items()]
+    for count in (100, 10000):
+        world = World(vips=count)
+        found += [Case(world, "no guard"), *sizes(world)]
+    for world in (World("gre"), World("gre", inner=6), World("gre", key=KEY)):
+        found += [Case(world, "no guard"), Case(world, "guard", ruleset(wanted(world, 1))), *refusals(world)]
+    for world in (World("plain"), World("plain", inner=6)):
+        found += [Case(world, "no guard"), Case(world, "guard (for an ipip tunnel)", ruleset(wanted(world, 1)))]
+    return found

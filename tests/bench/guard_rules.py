@@ -1,0 +1,50 @@
+"""The product's rules for the benchmark's worlds, as ``nft -j -f -`` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, ip_address
+
+from dsr_agent.guard.inner import Target
+from dsr_agent.guard.outer import Entrance
+from dsr_agent.guard.ruleset import Request
+from dsr_agent.guard.ruleset import ruleset as rules_for
+from dsr_agent.guard.transaction import commands
+from dsr_agent.state.marks import LINK_GROUP
+from dsr_agent.state.table import FilterSet, Table
+
+GROUP = LINK_GROUP
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """
+    All there is to guard: a tunnel of *protocol* to *local* from *balancers* (addresses or prefixes), and *vips*.
+
+    *own* are the host's addresses. Without *counters* the elements of sets count nothing.
+    """
+
+    protocol: int
+    local: str
+    balancers: Sequence[str]
+    vips: Sequence[str]
+    own: Sequence[str] = ()
+    key: int | None = None
+    counters: bool = True
+
+
+def ruleset(wanted: Wanted) -> str:
+    """The whole table."""
+    senders = tuple(IPv4Network(each) for each in wanted.balancers)
+    entrance = Entrance("dsr0", ip_address(wanted.local), wanted.protocol, senders, wanted.key)
+    vips = tuple(Target(ip_address(vip)) for vip in wanted.vips)
+    table = rules_for(Request((entrance,), vips, frozenset(map(ip_address, wanted.own))))
+    if not wanted.counters:
+        table = _uncounted(table)
+    return f'{{"nftables":[{",".join(commands(table, None))}]}}'
+
+
+def _uncounted(table: Table) -> Table:
+    sets = {name: FilterSet(replace(found.shape, counted=False), found.elements) for name, found in table.sets.items()}
+    return replace(table, sets=sets)
