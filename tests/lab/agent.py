@@ -181,8 +181,8 @@ class Agent:
         return [*self._wrapper, sys.executable, "-m", "dsr_agent", verb, "--config", str(self.file), *options]
 
     def _environment(self) -> dict[str, str]:
-        """Two agents in two namespaces still see the same files: each has a runtime directory of its own."""
-        return {**os.environ, "RUNTIME_DIRECTORY": self._folder.name}
+        """Two agents in two namespaces still see the same files: each has directories of its own."""
+        return {**os.environ, "RUNTIME_DIRECTORY": self._folder.name, "STATE_DIRECTORY": self._folder.name}
 
     def call(self, verb: str, *options: str) -> subprocess.CompletedProcess[str]:
         """``dsr-agent VERB`` in the same namespace with the same file."""
