@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
@@ -31,7 +31,7 @@ class Readiness:
         self._status = status
         self._tunnels: dict[str, tuple[str, ...]] = {}
 
-    def host(self) -> list[str]:
+    def everything(self) -> list[str]:
         """
         Why this host is not ready, whatever it is about.
 
@@ -44,21 +44,16 @@ class Readiness:
         found += [f"{key}: {reason}" for key, reasons in undone.items() for reason in reasons]
         return found + [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
 
-    def why_not(self, key: AddressKey) -> list[str]:
+    def of(self, key: AddressKey, vip: Vip) -> list[str]:
         """Why this VIP is not ready; empty if it is."""
-        vip = self._overview.desired.vips[key]
         found = list(dict.fromkeys(self._lacking(key, vip)))
         if key not in self._overview.observed.addresses and not found:
             found = [f"{key}: it is missing"]
         drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        return drained + found + [f"{key}: {why}" for why in self._of_services(key)]
+        return drained + found + [f"{key}: {why}" for why in self._of_services(key, vip)]
 
-    def all(self) -> Mapping[AddressKey, list[str]]:
-        """The same for each VIP."""
-        return {key: self.why_not(key) for key in self._overview.desired.vips}
-
-    def _of_services(self, key: AddressKey) -> Iterator[str]:
-        for service in services_of(key, self._overview.desired.vips[key]):
+    def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[str]:
+        for service in services_of(key, vip):
             if (standing := self._services.get(service)) and standing.why_not:
                 yield standing.why_not
 

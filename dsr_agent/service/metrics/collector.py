@@ -27,7 +27,7 @@ from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import GUARD, AddressKey, Key, Observed, SysctlKey
+from dsr_agent.state.model import GUARD, Ip, Key, Observed, SysctlKey
 
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
@@ -62,7 +62,7 @@ class Sources:
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
     wanted: Callable[[Overview], Wanted]
-    unready: Callable[[Overview], Mapping[AddressKey, list[str]]]
+    ready: Callable[[Overview], Iterable[tuple[Ip, bool]]]
 
 
 class Metrics:
@@ -114,8 +114,7 @@ class _Collector(Collector):
 
     def _readiness(self, overview: Overview) -> Iterator[Metric]:
         now, drains = self._board.wall(), self._board.drains
-        unready = self._sources.unready(overview)
-        yield _gauge("dsr_vip_ready", [((str(key.ip),), not why) for key, why in unready.items()])
+        yield _gauge("dsr_vip_ready", [((str(ip),), good) for ip, good in self._sources.ready(overview)])
         standings = self._board.services.items()
         listening = [((str(service.vip.ip), service.name), standing.up) for service, standing in standings]
         yield _gauge("dsr_service_listening", listening)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -16,7 +16,7 @@ from dsr_agent.service.drain_rows import drained_json
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.readiness import Readiness
 from dsr_agent.service.status import Status, as_json
-from dsr_agent.state.model import AddressKey, Vip
+from dsr_agent.state.model import AddressKey, Ip, Vip
 
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
@@ -89,7 +89,7 @@ class Endpoints:
         overview = self._board.overview
         if why := self._not_yet(overview):
             return text(503, why)
-        why = self.readiness(overview).host()
+        why = self.readiness(overview).everything()
         return text(503, why) if why else text(200, ["ok"])
 
     def readyz_of(self, name: str) -> Response:
@@ -100,7 +100,7 @@ class Endpoints:
             return text(404, [f"no VIP of that name or address: {name[:80]}"])
         if why := self._not_yet(overview):
             return text(503, why)
-        why = self.readiness(overview).why_not(found[0])
+        why = self.readiness(overview).of(*found)
         return text(503, why) if why else text(200, ["ok"])
 
     def readiness(self, overview: Overview) -> Readiness:
@@ -108,11 +108,15 @@ class Endpoints:
         board = self._board
         return Readiness(overview, board.services, board.drains, board.wall(), lambda: self.status_of(overview))
 
-    def unready(self, overview: Overview) -> Mapping[AddressKey, list[str]]:
-        """Each VIP with why it is not ready."""
-        if why := self._not_yet(overview):
-            return dict.fromkeys(overview.desired.vips, why)
-        return self.readiness(overview).all()
+    def ready(self, overview: Overview) -> Iterator[tuple[Ip, bool]]:
+        """Each VIP, and whether ``/readyz/VIP`` says that it is ready."""
+        return ((ip, not why) for ip, why in self._reasons(overview))
+
+    def _reasons(self, overview: Overview) -> Iterator[tuple[Ip, list[str]]]:
+        """Each VIP, and why it is not ready."""
+        held_back, readiness = self._not_yet(overview), self.readiness(overview)
+        for key, vip in overview.desired.vips.items():
+            yield key.ip, held_back or readiness.of(key, vip)
 
     def _not_yet(self, overview: Overview) -> list[str]:
         if not overview.passes:
@@ -145,7 +149,7 @@ class Endpoints:
             "undone": {str(key): list(reasons) for key, reasons in overview.undone.items()},
             "fights": {str(key): times for key, times in overview.fights.items()},
             "foreign_drops": list(board.foreign_drops),
-            "not_ready": {str(key.ip): why for key, why in self.unready(overview).items() if why},
+            "not_ready": {str(ip): why for ip, why in self._reasons(overview) if why},
             "drained": drained_json(board),
         }
 

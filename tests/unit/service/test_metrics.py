@@ -52,7 +52,7 @@ class World:
             lambda: self.protocols,
             lambda: self.lost,
             Endpoints(self.board).wanted,
-            Endpoints(self.board).unready,
+            Endpoints(self.board).ready,
         )
         self._metrics = Metrics(self.board, sources, self.http)
 
