@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
 from dsr_agent.reconcile.plan import teardown
 from dsr_agent.service import daemon, notify
 from dsr_agent.service.clock import SteadyClock
+from dsr_agent.service.drain_keeper import LONGEST
 from dsr_agent.service.instance import Instance, running
+from dsr_agent.service.listeners import look_once
 from dsr_agent.service.status import Status
 from dsr_agent.service.web.sockets import default_socket
 from dsr_agent.state.errors import ConfigError, DsrError
@@ -40,6 +43,11 @@ _VERBS: dict[str, tuple[str, str]] = {
     "plan": ("print what would be done, and do nothing", "Exit code 1 if there is anything to do."),
     "apply": ("do once what the file says, and end", "Exit code 1 if the host is not as the file says afterwards."),
     "status": ("print what this host has and lacks", "Exit code 1 if the host is not as the file says."),
+    "drain": (
+        "have the running agent say that VIPs are not ready",
+        "Traffic goes on; a load balancer that asks for /readyz sends nobody new. All VIPs if none is named.",
+    ),
+    "undrain": ("end what drain began", "All VIPs if none is named."),
     "teardown": ("remove everything that is marked ours, and nothing else", "The file is not needed."),
 }
 
@@ -81,8 +89,24 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print JSON")
     verbs = made.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, (what, more) in _VERBS.items():
-        verbs.add_parser(verb, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}. {more}")
+        about = f"{what[0].upper()}{what[1:]}. {more}"
+        added = verbs.add_parser(verb, parents=[common], help=what, description=about)
+        if verb in ("drain", "undrain"):
+            added.add_argument("vips", metavar="VIP", nargs="*", help="an address or name of the file (default: all)")
+        if verb == "drain":
+            end = "when it ends by itself: 10m, 1h30m, 90s (default: with undrain)"
+            added.add_argument("--for", dest="seconds", metavar="TIME", type=_span, help=end)
     return made
+
+
+def _span(text: str) -> float:
+    """A span of time as people write it, in seconds."""
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip(), re.ASCII)
+    found = [int(part or 0) for part in match.groups()] if match else []
+    seconds = sum(number * unit for number, unit in zip(found, (86400, 3600, 60, 1), strict=False))
+    if not 0 < seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"found {text!r}: write a time such as 10m, 1h30m or 90s")
+    return float(seconds)
 
 
 # --- the verbs ------------------------------------------------------------------------------------------------------
@@ -144,13 +168,46 @@ async def _status(arguments: argparse.Namespace) -> int:
         return _refuse_status(arguments, error, pid, client.status(default_socket(os.environ), pid))
     async with Host() as host:
         _, observed = await plan_now(host, loaded.desired)
+    found = look_once(loaded.desired, observed)
     status = Status.of(loaded.desired, observed, running())
     says = client.status(loaded.settings.http.socket or default_socket(os.environ), status.running)
     if arguments.json:
-        _print_json(printing.status_json(status, says))
+        _print_json(printing.status_json(status, says, found))
     else:
-        print(printing.status(status, says))
+        print(printing.status(status, says, found))
     return NOT_IN_SYNC if status.todo else FINE
+
+
+async def _drain(arguments: argparse.Namespace) -> int:
+    return _change(arguments, {"vips": arguments.vips, "seconds": arguments.seconds})
+
+
+async def _undrain(arguments: argparse.Namespace) -> int:
+    return _change(arguments, {"vips": arguments.vips})
+
+
+def _change(arguments: argparse.Namespace, asked: Mapping[str, Any]) -> int:
+    """Have the running agent do what the verb says; a file that cannot be used does not stand in the way."""
+    from dsr_agent.service.web import client  # noqa: PLC0415  an HTTP client is for few verbs only
+
+    pid = running()
+    if pid is None:
+        return _fail(arguments, "no dsr-agent runs here, so there is nobody to drain or undrain")
+    try:
+        path = _loader(arguments)().settings.http.socket
+    except ConfigError:
+        path = None
+    try:
+        answer = client.change(path or default_socket(os.environ), pid, arguments.verb, asked)
+    except client.NotAskedError as error:
+        return _fail(arguments, str(error))
+    if arguments.json:
+        _print_json(answer)
+    else:
+        print("\n".join(printing.drained(answer["drained"])) or "nothing is drained")
+        if answer["not_kept"]:
+            print(f"dsr-agent: a restart of the agent ends this: {answer['not_kept']}", file=sys.stderr)
+    return FINE if answer["ok"] else NOT_IN_SYNC
 
 
 async def _teardown(arguments: argparse.Namespace) -> int:
@@ -173,6 +230,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "plan": _plan,
     "apply": _apply,
     "status": _status,
+    "drain": _drain,
+    "undrain": _undrain,
     "teardown": _teardown,
 }
 

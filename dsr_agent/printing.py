@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from dsr_agent.config import Loaded
+from dsr_agent.service.drain_keeper import moment
 from dsr_agent.service.status import (
+    Findings,
     Status,
     action_json,
     as_json,
@@ -100,7 +101,7 @@ def outcomes_json(found: Iterable[Outcome], remaining: Plan) -> dict[str, Any]:
 # --- status -----------------------------------------------------------------------------------------------------------
 
 
-def status(now: Status, says: Mapping[str, Any] | None = None) -> str:
+def status(now: Status, says: Mapping[str, Any] | None = None, listeners: Findings | None = None) -> str:
     """A line for each tunnel and VIP, with what is wrong with it; *says* is what the running agent adds."""
     state = "in sync" if not now.todo else "not in sync"
     agent = f"running (process {now.running})" if now.running else "not running"
@@ -116,21 +117,32 @@ def status(now: Status, says: Mapping[str, Any] | None = None) -> str:
         where = f"{row['encapsulation']} to {row['local'] or 'unknown'}"
         lines.append(f"tunnel {row['name']}: {where}, {row['state']}{open_}")
         lines += [f"  {text}" for text in row["troubles"]]
-    vips = [vip_row(key, now, troubles) for key in now.desired.vips]
-    ill = [row for row in vips if row["troubles"]]
-    shown = vips if len(vips) <= _ON_A_SCREEN else ill
-    lines += _some([f"VIP {row['address']} on {row['device']}: {row['state']}" for row in shown])
-    if len(vips) > _ON_A_SCREEN:
-        lines.append(f"{len(vips) - len(ill)} of {len(vips)} VIPs are there")
+    lines += _vips([vip_row(key, now, troubles, listeners or {}) for key in now.desired.vips])
     told = {key for name in now.desired.tunnels for key in keys_of_tunnel(name, now)} | {*now.desired.vips, GUARD}
     lines += _some([f"{key}: {text}" for key, texts in troubles.items() if key not in told for text in texts])
     lines += _some([f"warning: {warning}" for warning in now.todo.warnings if warning.key != GUARD])
     return "\n".join(lines)
 
 
-def status_json(now: Status, says: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _vips(rows: list[dict[str, Any]]) -> list[str]:
+    """All of a few VIPs; of many, those that lack something."""
+    few = len(rows) <= _ON_A_SCREEN
+    lines = []
+    for row in rows:
+        services = [each for each in row["services"] if few or not each["listening"] or each["doubtful"]]
+        if few or row["troubles"] or services:
+            lines.append(f"VIP {row['address']} on {row['device']}: {row['state']}")
+            lines += [f"  {each['service']}: {each['state']}" for each in services]
+    if few:
+        return lines
+    return [*_some(lines), f"{sum(not row['troubles'] for row in rows)} of {len(rows)} VIPs are there"]
+
+
+def status_json(
+    now: Status, says: Mapping[str, Any] | None = None, listeners: Findings | None = None
+) -> dict[str, Any]:
     """The same for machines."""
-    found = as_json(now)
+    found = as_json(now, listeners or {})
     found["agent"] |= says or {}
     return found
 
@@ -143,7 +155,7 @@ def unusable(running: int | None, says: Mapping[str, Any] | None) -> str:
     if says is None:
         return f"{agent} cannot be asked"
     undone = [f"  {key}: {text}" for key, texts in says["undone"].items() for text in texts]
-    when = _moment(says["reload"]["succeeded_at"])
+    when = moment(says["reload"]["succeeded_at"])
     state = "not in sync" if undone else "in sync"
     return "\n".join([f"{agent} goes on with what it read at {when}: {state}", *_some(undone)])
 
@@ -161,13 +173,38 @@ def _said(says: Mapping[str, Any] | None) -> list[str]:
     reload = says.get("reload", {})
     lines = []
     if not reload.get("successful", True):
-        tried = _moment(reload["tried_at"])
+        tried = moment(reload["tried_at"])
         lines = [f"the file could not be used when it was read at {tried}; the agent goes on as before:"]
         lines += _some([f"  {refusal}" for refusal in reload["refusals"]])
     lines += [f"another firewall drops what the guard lets in: {drop}" for drop in says.get("foreign_drops", ())]
     for key, times in says.get("fights", {}).items():
         lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
-    return lines
+    return lines + (drained(says["drained"]) if "drained" in says else [])
+
+
+# --- drain ------------------------------------------------------------------------------------------------------------
+
+
+def drained(found: Mapping[str, Any]) -> list[str]:
+    """What is drained, until when, and what still arrives; *found* is what the agent says of it."""
+    lines = [f"all VIPs are drained {_until(found['host'])}"] if found["host"] else []
+    for row in found["vips"]:
+        gone = "" if row["declared"] else "; it is not in the file"
+        lines.append(f"VIP {row['vip']} is drained {_until(row)}{gone}{_arriving(row['arriving'])}")
+    return _some(lines)
+
+
+def _until(span: Mapping[str, Any]) -> str:
+    return "until somebody undrains" if span["until"] is None else f"until {moment(span['until'])}"
+
+
+def _arriving(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    if found["last_at"] is None:
+        return f"; quiet: no packet since {moment(found['since'])}"
+    packets = f"{found['packets']} packet{'s' * (found['packets'] != 1)} since {moment(found['since'])}"
+    return f"; {packets}, the last at {moment(found['last_at'])}"
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -178,11 +215,6 @@ def _some(lines: list[str]) -> list[str]:
     if len(lines) <= _ON_A_SCREEN:
         return lines
     return [*lines[:_ON_A_SCREEN], f"... and {len(lines) - _ON_A_SCREEN} more (--json has all)"]
-
-
-def _moment(seconds: float) -> str:
-    """Seconds since 1970, as the wall clock here shows them."""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(" ", "seconds")
 
 
 def _count(things: Any, noun: str) -> str:

@@ -1,8 +1,8 @@
 """
 The file as a model: which keys there are, what they default to, and which values can stand.
 
-A file holds ``[agent]``, ``[http]``, ``[guard]``, any number of ``[[tunnel]]`` and any number of ``[[vip]]``. The
-readers of single values are in `values`, what must agree between several entries in `agreement`.
+A file holds ``[agent]``, ``[http]``, ``[guard]``, ``[listeners]``, any number of ``[[tunnel]]`` and any number of
+``[[vip]]``. The readers of single values are in `values`, what must agree between several entries in `agreement`.
 """
 
 from __future__ import annotations
@@ -137,6 +137,17 @@ class GuardSettings(_Section):
     """What to do with ``tunl0`` and the like that somebody brought up: ``auto`` spares one that has an address."""
 
 
+class ListenersSettings(_Section):
+    """``[listeners]``: how it is watched whether somebody listens for what VIPs declare."""
+
+    interval: Annotated[float, BeforeValidator(values.seconds(0.5, 60))] = 1.0
+    """Seconds between looks."""
+    fall: Annotated[int, BeforeValidator(values.times)] = 2
+    """A service is down after so many looks in a row that found no listener."""
+    rise: Annotated[int, BeforeValidator(values.times)] = 2
+    """And up again after so many that found one."""
+
+
 class TunnelSettings(_Section):
     """``[[tunnel]]``: one way in."""
 
@@ -195,6 +206,7 @@ class Settings(BaseSettings):
     agent: AgentSettings = AgentSettings()
     http: HttpSettings = HttpSettings()
     guard: GuardSettings = GuardSettings()
+    listeners: ListenersSettings = ListenersSettings()
     tunnel: Several[TunnelSettings] = ()
     vip: Several[VipSettings] = ()
 

@@ -99,6 +99,13 @@ def boolean(value: object) -> bool:
     return value
 
 
+def times(value: object) -> int:
+    """How often something has to be seen before it counts."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100:
+        raise Refused(f"found {show(value)}: write a whole number from 1 to 100, without quotes")
+    return value
+
+
 def gre_key(value: object) -> int:
     """The key of a GRE tunnel: 32 bits."""
     wanted = "write a whole number from 0 to 4294967295, without quotes"

@@ -23,6 +23,8 @@ HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 
+NETLINK_ROUTE, NETLINK_SOCK_DIAG = 0, 4
+
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 
@@ -137,8 +139,8 @@ def refusal(message: Message) -> Refusal:
 class Channel:
     """A socket for requests: dumps, and batches that are answered one by one. *sent* counts messages."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, family: int = NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
         self._socket.bind((0, 0))
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHECK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
@@ -178,6 +180,8 @@ class Channel:
                     continue
                 interrupted |= bool(message.flags & NLM_F_DUMP_INTERRUPTED)
                 if message.type == NLMSG_DONE:
+                    if (code := -_ERROR.unpack_from(message.body.ljust(4, b"\0"))[0]) > 0:
+                        raise OSError(code, os.strerror(code))  # where a dump has begun, this is how it is refused
                     return found, interrupted
                 if message.type == NLMSG_ERROR:
                     refused = refusal(message)

@@ -7,12 +7,16 @@ The loop writes and never waits; whoever reads is in another thread and gets who
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dsr_agent.service.event_counts import EventCounts
 from dsr_agent.service.overview import Overview
+from dsr_agent.state.model import Ip
 from dsr_agent.state.report import Report
+from dsr_agent.truth.arrivals import Arrival
+from dsr_agent.truth.drains import Drains
+from dsr_agent.truth.listeners import Standings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,14 @@ class Board:
         self.file = FileState(self.started_at, self.started_at)
         self.foreign_drops: tuple[str, ...] = ()
         """Which chains of other firewalls drop what the guard lets in, when last looked."""
+        self.services: Standings = {}
+        """How each declared service stands, if anybody listens for it."""
+        self.services_unknown = ""
+        """Why that cannot be known, where it cannot."""
+        self.drains = Drains()
+        """What is drained; some of it may be over."""
+        self.arrivals: Mapping[Ip, Arrival] = {}
+        """What still arrives for what is drained, where the guard counts it."""
 
     def add(self, report: Report) -> None:
         """A pass has ended."""

@@ -11,16 +11,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from dsr_agent.config import Loaded
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
-from dsr_agent.service import other_firewalls
+from dsr_agent.service import arrivals, other_firewalls
 from dsr_agent.service.board import Board, sentence
 from dsr_agent.service.clock import SteadyClock
+from dsr_agent.service.drain_keeper import DrainKeeper, place
 from dsr_agent.service.journal import Kind, carrying
+from dsr_agent.service.listeners import Beat, Listeners
 from dsr_agent.service.narrator import Narrator
 from dsr_agent.service.notify import Notifier
 from dsr_agent.state.errors import ConfigError
@@ -38,6 +40,7 @@ _SWITCH_INTERVAL = 0.0005
 # A loop that has not come round for so many of its beats is stuck.
 _PATIENCE = 4
 _BEAT = 10.0
+_PAUSE = 10.0  # before something that went wrong unforeseen is begun again
 
 
 class Daemon:
@@ -50,6 +53,8 @@ class Daemon:
         self._notifier = Notifier(os.environ)
         self._board = Board()
         self._narrator = Narrator(loaded.desired)
+        self._keeper = DrainKeeper(self._board, place(os.environ))
+        self._listeners = Listeners(self._board, _beat(loaded))
         self._web: Web | None = None
         self._aside: asyncio.Task[None] | None = None
         self._reconciler = Reconciler(
@@ -84,6 +89,8 @@ class Daemon:
         for line in self._narrator.tell(report):
             log.log(line.level, line.text, extra=carrying(line.kind, line.fields))
         self._board.add(report)
+        if report.cause is Cause.RELOAD or report.outcomes:
+            self._listeners.soon.set()
         if report.cause in (Cause.START, Cause.RELOAD):
             self._notifier.ready(self._sentence())
         else:
@@ -99,16 +106,24 @@ class Daemon:
         """All that can wait until the data plane stands: what repairs need, then HTTP and metrics."""
         await self._host.warm_up()
         try:
+            # Before anybody can ask, so that a restart says nothing else than was said before it.
+            await asyncio.to_thread(self._keeper.load)
+            await self._listeners.look()
             self._web = await asyncio.to_thread(self._make_web)
         except Exception:  # no socket, no memory, a broken installation: health is not worth the data plane
             log.exception("HTTP and metrics cannot be served", extra=carrying(Kind.HTTP))
-        await other_firewalls.watch(self._board, self._host)
+        await asyncio.gather(
+            _kept_up("other firewalls", lambda: other_firewalls.watch(self._board, self._host)),
+            _kept_up("listeners", self._listeners.watch),
+            _kept_up("drains", self._keeper.watch),
+            _kept_up("arrivals", lambda: arrivals.watch(self._board, self._keeper.changed)),
+        )
 
     def _make_web(self) -> Web:
         from dsr_agent.service.web import assembly  # noqa: PLC0415  as long as all other imports together
 
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        web = assembly.web(self._board, self._host.farewells, lambda: self._host.announcements_lost)
+        web = assembly.web(self._board, self._keeper, self._host.farewells, lambda: self._host.announcements_lost)
         web.start(assembly.wanted(self._loaded.settings))
         return web
 
@@ -126,6 +141,7 @@ class Daemon:
         warn(fresh)
         log.setLevel(fresh.settings.agent.log_level.upper())
         self._loaded = fresh
+        self._listeners.beat = _beat(fresh)
         self._board.file_good()
         self._narrator.reload(fresh.desired)
         self._reconciler.reload(fresh.desired, self._rhythm(fresh))
@@ -147,6 +163,21 @@ class Daemon:
         beat = min(self._notifier.beat or _BEAT, _BEAT)
         self._board.patience = max(_PATIENCE * beat, 15.0)
         return Rhythm(poll=agent.poll_interval, resync=agent.resync_interval, beat=beat)
+
+
+def _beat(loaded: Loaded) -> Beat:
+    said = loaded.settings.listeners
+    return Beat(said.interval, said.rise, said.fall)
+
+
+async def _kept_up(what: str, watch: Callable[[], Awaitable[None]]) -> None:
+    """Run a watch for ever: one that stumbles over something unforeseen says so, and begins again."""
+    while True:
+        try:
+            await watch()
+        except Exception:
+            log.exception("watching %s failed; beginning again", what, extra=carrying(Kind.WARNED))
+        await asyncio.sleep(_PAUSE)
 
 
 async def run(load: Callable[[], Loaded], loaded: Loaded) -> None:

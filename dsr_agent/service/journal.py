@@ -38,6 +38,10 @@ class Kind(StrEnum):
     WARNED = "0c290ffbf0de4ec9bbd68e55df6594d8"
     STOPPED = "f2671bb5185a4da9bcf3697a8f1ee293"
     HTTP = "c920448c6f80483a96cfc43cb70ee457"
+    SERVICE_DOWN = "286f2257858640939d790ed68b789fd6"
+    SERVICE_UP = "c517a137243444499a9919595a0182ad"
+    DRAINED = "02d0ae9eab604c61a61db805e13212ab"
+    UNDRAINED = "6d320e1f5f15454683c93a858c7a4fe8"
 
 
 def about(key: Key, desired: Desired) -> Fields:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.resolve import Wanted, resolve, stand_in_name
 from dsr_agent.state.actions import Action, Plan, Problem
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import EVERYTHING, GUARD, AddressKey, Desired, Key, Link, LinkKey, Observed, TunnelKey
+from dsr_agent.truth.listeners import Finding, Service, services_of
+
+Findings: TypeAlias = Mapping[Service, Finding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Status:
         return cls(desired, observed, resolve(desired, observed), plan(desired, observed, EVERYTHING), running)
 
 
-def as_json(now: Status) -> dict[str, Any]:
+def as_json(now: Status, listeners: Findings) -> dict[str, Any]:
     """What ``dsr-agent status --json`` prints, and ``/status`` answers."""
     troubles = troubles_of(now.todo)
     return {
@@ -37,7 +40,7 @@ def as_json(now: Status) -> dict[str, Any]:
         "agent": {"running": now.running is not None, "pid": now.running},
         "guard": guard_row(now),
         "tunnels": list(tunnel_rows(now)),
-        "vips": [vip_row(key, now, troubles) for key in now.desired.vips],
+        "vips": [vip_row(key, now, troubles, listeners) for key in now.desired.vips],
         "actions": [action_json(action) for action in now.todo.actions],
         "problems": problems_json(now.todo.problems),
         "warnings": problems_json(now.todo.warnings),
@@ -118,7 +121,7 @@ def _state(link: Link | None) -> str:
     return "up" if link.up else "down"
 
 
-def vip_row(key: AddressKey, now: Status, troubles: dict[Key, list[str]]) -> dict[str, Any]:
+def vip_row(key: AddressKey, now: Status, troubles: dict[Key, list[str]], listeners: Findings) -> dict[str, Any]:
     """A table row for one VIP."""
     vip = now.desired.vips[key]
     texts = troubles.get(key, [])
@@ -130,6 +133,16 @@ def vip_row(key: AddressKey, now: Status, troubles: dict[Key, list[str]]) -> dic
         "present": there,
         "state": "; ".join(texts) if texts else ("there" if there else "missing"),
         "troubles": texts,
+        "services": [_service_row(service, listeners.get(service)) for service in services_of(key, vip)],
+    }
+
+
+def _service_row(service: Service, found: Finding | None) -> dict[str, Any]:
+    return {
+        "service": service.name,
+        "listening": found.listening if found else None,
+        "doubtful": found.doubtful if found else False,
+        "state": str(found) if found else "not known",
     }
 
 

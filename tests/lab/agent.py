@@ -177,9 +177,10 @@ class Agent:
         return [*self._wrapper, sys.executable, "-m", "dsr_agent", verb, "--config", str(self.file), *options]
 
     def _environment(self) -> dict[str, str]:
-        """Two agents in two namespaces still see the same files: each has a runtime directory of its own."""
+        """Two agents in two namespaces still see the same files: each has directories of its own."""
         guard = {} if has_inet_tables() else {"DSR_AGENT_GUARD__ENABLED": "false"}
-        return {**os.environ, **guard, "RUNTIME_DIRECTORY": self._folder.name}
+        own = self._folder.name
+        return {**os.environ, **guard, "RUNTIME_DIRECTORY": own, "STATE_DIRECTORY": own}
 
     def call(self, verb: str, *options: str) -> subprocess.CompletedProcess[str]:
         """``dsr-agent VERB`` in the same namespace with the same file."""

@@ -60,6 +60,7 @@ def _environment(config: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("DSR_")} | {
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "RUNTIME_DIRECTORY": str(config.parent),
+        "STATE_DIRECTORY": str(config.parent),
     }
 
 

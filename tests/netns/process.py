@@ -89,6 +89,7 @@ class Agent:
         """As systemd would set it."""
         repository = str(Path(__file__).resolve().parents[2])
         own = {"NOTIFY_SOCKET": self._place, "RUNTIME_DIRECTORY": str(self.folder), "PYTHONPATH": repository}
+        own["STATE_DIRECTORY"] = str(self.folder)
         return {**os.environ, **own, **self._environ}
 
     def start(self) -> None:

@@ -117,3 +117,11 @@ def test_a_refused_look_raises_with_the_errno(verb: str) -> None:
         getattr(asking, verb)(netlink.RTM_GETLINK, b"")
 
     assert raised.value.errno == errno.ENOMEM
+
+
+def test_a_dump_that_is_refused_at_its_end_is_refused() -> None:
+    """As the kernel does it for sockets of a protocol that it was built without."""
+    refusal = struct.pack("=IHHIIi", 20, netlink.NLMSG_DONE, 2, 1, 0, -errno.ENOENT)
+    made, _ = channel(refusal)
+    with pytest.raises(FileNotFoundError):
+        made.dump(20, b"")

@@ -27,7 +27,7 @@ from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import GUARD, Key, Observed, SysctlKey
+from dsr_agent.state.model import GUARD, Ip, Key, Observed, SysctlKey
 
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
@@ -62,6 +62,7 @@ class Sources:
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
     wanted: Callable[[Overview], Wanted]
+    ready: Callable[[Overview], Iterable[tuple[Ip, bool]]]
 
 
 class Metrics:
@@ -91,6 +92,7 @@ class _Collector(Collector):
         overview = self._board.overview
         wanted = self._sources.wanted(overview)
         yield from self._state(overview)
+        yield from self._readiness(overview)
         yield from self._tunnels(overview, wanted)
         yield from self._guard(overview)
         yield _gauge("dsr_sysctl_effective", _effective(overview.observed, wanted))
@@ -109,6 +111,15 @@ class _Collector(Collector):
         yield _gauge("dsr_vips_declared", [((), len(desired.vips))])
         there = overview.observed.addresses
         yield _gauge("dsr_vip_present", [((str(key.ip),), key in there) for key in desired.vips])
+
+    def _readiness(self, overview: Overview) -> Iterator[Metric]:
+        now, drains = self._board.wall(), self._board.drains
+        yield _gauge("dsr_vip_ready", [((str(ip),), good) for ip, good in self._sources.ready(overview)])
+        standings = self._board.services.items()
+        listening = [((str(service.vip.ip), service.name), standing.up) for service, standing in standings]
+        yield _gauge("dsr_service_listening", listening)
+        drained = [((str(key.ip),), drains.of(key.ip, now) is not None) for key in overview.desired.vips]
+        yield _gauge("dsr_vip_drained", drained)
 
     def _tunnels(self, overview: Overview, wanted: Wanted) -> Iterator[Metric]:
         desired, links = overview.desired, overview.observed.links

@@ -1,4 +1,4 @@
-"""Asking the running agent about itself, over its unix socket."""
+"""Asking the running agent, over its unix socket: about itself, and to drain and undrain."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import http.client
 import json
 import socket
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 _PATIENCE = 2.0
+
+
+class NotAskedError(Exception):
+    """The agent cannot be asked, or does not do it; says why."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -40,3 +45,25 @@ def status(path: str, pid: int | None) -> Mapping[str, Any] | None:
         connection.close()
     agent = answer.get("agent") if isinstance(answer, dict) else None
     return agent if isinstance(agent, dict) and agent.get("pid") == pid else None
+
+
+def change(path: str, pid: int, what: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    Have the agent with process id *pid* do *what* ("drain", "undrain"); its answer.
+
+    Raises `NotAskedError`.
+    """
+    connection = _Connection(path)
+    try:
+        connection.request("POST", f"/{what}", json.dumps({**asked, "pid": pid}))
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error or "it does not answer"
+        raise NotAskedError(f"the agent (process {pid}) cannot be asked over {path}: {why}") from None
+    finally:
+        connection.close()
+    if response.status != HTTPStatus.OK or not isinstance(answer, dict):
+        said = answer.get("error") if isinstance(answer, dict) else None
+        raise NotAskedError(f"the agent (process {pid}) refuses: {said or response.reason}")
+    return answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -12,9 +12,11 @@ from urllib.parse import unquote
 from dsr_agent import __version__
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
+from dsr_agent.service.drain_rows import drained_json
 from dsr_agent.service.overview import Overview
-from dsr_agent.service.status import Status, as_json, keys_of_tunnel
-from dsr_agent.state.model import THIS_HOST, AddressKey, Key, LinkKey, Vip
+from dsr_agent.service.readiness import Readiness
+from dsr_agent.service.status import Status, as_json
+from dsr_agent.state.model import AddressKey, Ip, Vip
 
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
@@ -87,27 +89,34 @@ class Endpoints:
         overview = self._board.overview
         if why := self._not_yet(overview):
             return text(503, why)
-        if overview.in_sync:
-            return text(200, ["ok"])
-        return text(503, [f"{key}: {reason}" for key, reasons in overview.undone.items() for reason in reasons])
+        why = self.readiness(overview).everything()
+        return text(503, why) if why else text(200, ["ok"])
 
     def readyz_of(self, name: str) -> Response:
-        """Whether one VIP is there, its device and its tunnels."""
+        """Whether requests to one VIP would be answered, as far as is known here."""
         overview = self._board.overview
-        found = _find(overview, name)
+        found = find_vip(overview, name)
         if found is None:
             return text(404, [f"no VIP of that name or address: {name[:80]}"])
         if why := self._not_yet(overview):
             return text(503, why)
-        key, vip = found
-        concerned: list[Key] = [key, LinkKey(vip.device), THIS_HOST]
-        if overview.undone:
-            now = self.status_of(overview)
-            concerned += [part for tunnel in vip.tunnels for part in keys_of_tunnel(tunnel, now)]
-        why = [f"{part}: {reason}" for part in dict.fromkeys(concerned) for reason in overview.undone.get(part, ())]
-        if key not in overview.observed.addresses and not why:
-            why = [f"{key}: it is missing"]
+        why = self.readiness(overview).of(*found)
         return text(503, why) if why else text(200, ["ok"])
+
+    def readiness(self, overview: Overview) -> Readiness:
+        """What is ready and what is not, now."""
+        board = self._board
+        return Readiness(overview, board.services, board.drains, board.wall(), lambda: self.status_of(overview))
+
+    def ready(self, overview: Overview) -> Iterator[tuple[Ip, bool]]:
+        """Each VIP, and whether ``/readyz/VIP`` says that it is ready."""
+        return ((ip, not why) for ip, why in self._reasons(overview))
+
+    def _reasons(self, overview: Overview) -> Iterator[tuple[Ip, list[str]]]:
+        """Each VIP, and why it is not ready."""
+        held_back, readiness = self._not_yet(overview), self.readiness(overview)
+        for key, vip in overview.desired.vips.items():
+            yield key.ip, held_back or readiness.of(key, vip)
 
     def _not_yet(self, overview: Overview) -> list[str]:
         if not overview.passes:
@@ -119,7 +128,8 @@ class Endpoints:
     def status(self) -> Response:
         """What ``dsr-agent status --json`` prints, and how the agent itself is."""
         overview = self._board.overview
-        body = as_json(self.status_of(overview))
+        found = {service: standing.finding for service, standing in self._board.services.items()}
+        body = as_json(self.status_of(overview), found)
         body["in_sync"] = overview.in_sync
         body["agent"] |= self._agent(overview)
         return Response(200, _JSON, json.dumps(body).encode() + b"\n")
@@ -139,15 +149,18 @@ class Endpoints:
             "undone": {str(key): list(reasons) for key, reasons in overview.undone.items()},
             "fights": {str(key): times for key, times in overview.fights.items()},
             "foreign_drops": list(board.foreign_drops),
+            "not_ready": {str(ip): why for ip, why in self._reasons(overview) if why},
+            "drained": drained_json(board),
         }
 
 
-def _find(overview: Overview, name: str) -> tuple[AddressKey, Vip] | None:
+def find_vip(overview: Overview, name: str) -> tuple[AddressKey, Vip] | None:
     """The VIP of that address or name; an address in any spelling wins."""
     try:
         ip = ip_address(name)
     except ValueError:
         ip = None
-    vips = overview.desired.vips.items()
-    by_address = next(((key, vip) for key, vip in vips if key.ip == ip), None)
-    return by_address or next(((key, vip) for key, vip in vips if vip.name == name), None)
+    vips = overview.desired.vips
+    if ip is not None and (key := overview.desired.key_of_ip.get(ip)):
+        return key, vips[key]
+    return next(((key, vip) for key, vip in vips.items() if vip.name == name), None)

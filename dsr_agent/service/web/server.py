@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import logging
 import os
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -29,11 +32,12 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, StreamClosedError
 
 from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics
 from dsr_agent.service.web import sockets
+from dsr_agent.service.web.changes import Changes
 from dsr_agent.service.web.connections import Connections
 from dsr_agent.service.web.endpoints import NOT_ALLOWED, Endpoints, Response
 
@@ -42,6 +46,7 @@ log = logging.getLogger(__name__)
 LONGEST = 10.0
 HEADER_SIZE = 16 << 10
 BODY_SIZE = 4 << 10
+OWN_BODY_SIZE = 1 << 20  # this host's own tools may name 10,000 VIPs
 # More than the server accepts in one go (128), so that a request that has come is looked at before it is the oldest.
 PLACES = 256
 # One rendering serves everybody who asks within this time: a connections of scrapers costs what one does.
@@ -63,11 +68,12 @@ class _Rendered:
 
 @dataclass
 class Site:
-    """What is served: answers and metrics, and what the server counts about itself."""
+    """What is served: answers and metrics, what may be changed, and what the server counts about itself."""
 
     answers: Endpoints
     metrics: Metrics
     http: HttpCounts
+    changes: Changes
     _kept: dict[tuple[str, str], _Rendered] = field(default_factory=dict)
 
     def render(self, method: str, path: str, accept: str, own: bool) -> _Rendered:
@@ -90,10 +96,12 @@ class Site:
 class _Request(HTTPMessageDelegate):
     """One request, answered when all of it has come."""
 
-    def __init__(self, connection: HTTPConnection, site: Site, own: bool) -> None:
+    def __init__(self, connection: HTTPConnection, site: Site, own: bool, uid: int | None) -> None:
         self._connection = connection
         self._own = own
+        self._uid = uid
         self._site = site
+        self._body = b""
         self._method = self._path = self._accept = self._encoding = ""
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
@@ -103,9 +111,26 @@ class _Request(HTTPMessageDelegate):
         self._accept = headers.get("Accept", "")[:1000]
         self._encoding = headers.get("Accept-Encoding", "")
 
+    def data_received(self, chunk: bytes) -> None:
+        """See `HTTPMessageDelegate`."""
+        if self._own:
+            self._body += chunk
+
     def finish(self) -> None:
         """See `HTTPMessageDelegate`."""
-        rendered = self._site.render(self._method, self._path, self._accept, self._own)
+        if self._own and self._method == "POST" and self._path in self._site.changes.paths:
+            # A disk may take its time, and health is served by this thread.
+            work = functools.partial(self._site.changes, self._path, self._body, self._uid)
+            asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(self._changed)
+            return
+        self._answer(self._site.render(self._method, self._path, self._accept, self._own))
+
+    def _changed(self, done: asyncio.Future[Response]) -> None:
+        if not done.cancelled():
+            with contextlib.suppress(StreamClosedError):
+                self._answer(_Rendered(done.result(), time.monotonic()))
+
+    def _answer(self, rendered: _Rendered) -> None:
         status, content_type, body = rendered.answer
         headers = HTTPHeaders({"Content-Type": content_type, "Cache-Control": "no-store", "Vary": "Accept-Encoding"})
         if len(body) > 1400 and "gzip" in self._encoding:
@@ -141,7 +166,7 @@ class _Guarded(HTTPServer):
             no_keep_alive=True,
             ssl_options=context,
             max_header_size=HEADER_SIZE,
-            max_body_size=BODY_SIZE,
+            max_body_size=OWN_BODY_SIZE if own else BODY_SIZE,
             max_buffer_size=4 * HEADER_SIZE,
             idle_connection_timeout=2
             * LONGEST,  # the longest a connection may last is over long before, and is counted
@@ -154,14 +179,23 @@ class _Guarded(HTTPServer):
         self._watched.enter(stream, address[0] if isinstance(address, tuple) else "")
         super().handle_stream(stream, address)
 
-    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+    def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """See `HTTPServerConnectionDelegate`."""
-        return _Request(request_conn, self._site, self._own)
+        return _Request(request_conn, self._site, self._own, _uid(server_conn) if self._own else None)
 
     def on_close(self, server_conn: Any) -> None:
         """See `HTTPServerConnectionDelegate`."""
         self._watched.leave(server_conn.stream)
         super().on_close(server_conn)
+
+
+def _uid(connection: Any) -> int | None:
+    """Who asks by the unix socket; None if that cannot be known any more."""
+    try:
+        found = connection.stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    except (OSError, AttributeError):
+        return None
+    return int(struct.unpack("iii", found)[1])
 
 
 class Web:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from ipaddress import ip_address
 
 from dsr_agent.service.board import Board
 from dsr_agent.service.web.endpoints import Endpoints
@@ -10,7 +12,9 @@ from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotPermitted, NotYet
 from dsr_agent.state.model import THIS_HOST, LinkKey, SysctlKey, TunnelKey
 from dsr_agent.state.report import Report, Result
-from tests.unit.service.reports import VIP1, VIP2, desired, observed, report
+from dsr_agent.truth.drains import Drain, Drains
+from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
+from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 
 class Clock:
@@ -60,9 +64,9 @@ def test_a_vip_that_is_missing_is_not_ready_and_the_other_is() -> None:
 def test_a_vip_is_not_ready_when_its_tunnel_is_not() -> None:
     two = desired(VIP1, tunnels=("a", "b"))
     saw = observed(VIP1, links=("a", "b"), rp_filter=0)
-    for key in (TunnelKey("a"), LinkKey("a"), LinkKey("a.new"), SysctlKey("net/ipv4/conf/a/rp_filter"), THIS_HOST):
-        found = answers(report(problems=(Problem(key, NotYet("not yet")),), wanted=two, saw=saw))
-        assert said(found, f"/readyz/{VIP1}") == (503, f"{key}: not yet"), key
+    for part in (TunnelKey("a"), LinkKey("a"), LinkKey("a.new"), SysctlKey("net/ipv4/conf/a/rp_filter"), THIS_HOST):
+        found = answers(report(problems=(Problem(part, NotYet("not yet")),), wanted=two, saw=saw))
+        assert said(found, f"/readyz/{VIP1}") == (503, f"{part}: not yet"), part
 
 
 def test_a_vip_is_ready_whatever_becomes_of_a_tunnel_it_does_not_use() -> None:
@@ -102,3 +106,37 @@ def test_status_says_what_the_reconciler_knows() -> None:
 def test_unknown_paths_say_which_there_are() -> None:
     for path in ("/", "/metric", "/readyzx", "/status/x", "/%2e%2e/etc/passwd"):
         assert said(answers(report()), path) == (404, "/metrics /livez /readyz /readyz/VIP /status")
+
+
+def test_a_vip_that_nobody_serves_is_not_ready_and_the_other_is() -> None:
+    board = Board(clock=Clock())
+    board.add(report())
+    board.services = {Service(key(VIP1), "udp/1812"): Standing(Finding("udp/1812", Verdict.NOBODY), up=False)}
+    wanted = board.overview.desired
+    vips = {at: replace(vip, services=("udp/1812",) if at == key(VIP1) else ()) for at, vip in wanted.vips.items()}
+    board.overview = replace(board.overview, desired=replace(wanted, vips=vips))
+    found = Endpoints(board)
+    for path in ("/readyz", f"/readyz/{VIP1}"):
+        assert said(found, path) == (503, f"{VIP1}/32 on lo: udp/1812: nobody listens")
+    assert found(f"/readyz/{VIP2}").status == 200
+    body = json.loads(found("/status").body)
+    assert body["in_sync"] is True
+    assert body["agent"]["not_ready"] == {VIP1: [f"{VIP1}/32 on lo: udp/1812: nobody listens"]}
+    row = {"service": "udp/1812", "listening": False, "doubtful": False, "state": "nobody listens"}
+    assert [vip["services"] for vip in body["vips"]] == [[row], []]
+
+
+def test_who_is_drained_is_not_ready_and_speaks_for_nobody_else() -> None:
+    now = 10.0
+    board = Board(clock=Clock(), wall=lambda: now)
+    board.add(report())
+    board.drains = Drains({ip_address(VIP1): Drain(0.0, 20.0)})
+    found = Endpoints(board)
+    assert said(found, f"/readyz/{VIP1}") == (503, "drained")
+    assert [found(path).status for path in (f"/readyz/{VIP2}", "/readyz")] == [200, 200]
+    board.drains = board.drains.plus([ip_address(VIP2)], Drain(0.0))
+    assert said(found, "/readyz") == (503, "drained")
+    now = 20.0
+    assert [found(path).status for path in (f"/readyz/{VIP1}", f"/readyz/{VIP2}", "/readyz")] == [200, 503, 200]
+    board.drains = Drains(host=Drain(0.0))
+    assert said(found, "/readyz") == (503, "drained")

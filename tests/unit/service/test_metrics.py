@@ -20,6 +20,7 @@ from dsr_agent.state.errors import NotYet
 from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
+from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 GOLDEN = Path(__file__).parent / "metrics.txt"
@@ -51,6 +52,7 @@ class World:
             lambda: self.protocols,
             lambda: self.lost,
             Endpoints(self.board).wanted,
+            Endpoints(self.board).ready,
         )
         self._metrics = Metrics(self.board, sources, self.http)
 
@@ -77,6 +79,8 @@ def full() -> World:
         desired=replace(world.board.overview.desired, guard=GuardPolicy()),
         observed=replace(world.board.overview.observed, guard=guarded, links={"tunl0": Link("tunl0", "ipip")}),
     )
+    service = Service(key(VIP1), "udp/1812")
+    world.board.services = {service: Standing(Finding(service.name, Verdict.BOUND), up=True)}
     world.received["dsr-ipip"] = Received(packets=1)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)

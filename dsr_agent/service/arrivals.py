@@ -1,0 +1,45 @@
+"""
+Reads what still arrives for VIPs that are drained: only while something is, and aside from the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from dsr_agent.guard.counters import Counted, counted
+from dsr_agent.kernel.firewall import Firewall
+from dsr_agent.service.board import Board
+from dsr_agent.truth.arrivals import Arrivals
+
+_EVERY = 2.0
+_LONGEST = 30.0
+# Reading the counters of 10,000 VIPs takes a while: never spend more than a tenth of the time on it.
+_SHARE = 10
+
+
+async def watch(board: Board, changed: asyncio.Event) -> None:
+    """Keep `Board.arrivals` true, until cancelled; *changed* says that somebody drained or undrained."""
+    arrivals = Arrivals()
+    firewall = Firewall(listen=False)
+    while True:
+        changed.clear()
+        overview, now = board.overview, board.wall()
+        drained = [key.ip for key in overview.desired.vips if board.drains.of(key.ip, now)]
+        took = 0.0
+        if drained and overview.observed.guard.table is not None:
+            began = time.monotonic()
+            found = await asyncio.to_thread(_read, firewall)
+            took = time.monotonic() - began
+            board.arrivals = {} if found is None else arrivals.look(drained, found, board.wall())
+        else:
+            arrivals, board.arrivals = Arrivals(), {}
+        rest = _LONGEST if board.drains else None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(changed.wait(), max(_EVERY, took * _SHARE) if drained else rest)
+
+
+def _read(firewall: Firewall) -> Counted | None:
+    objects = firewall.listing()
+    return None if objects is None else counted(objects)

@@ -1,0 +1,1 @@
+"""What a packet would meet here: whether somebody listens for it. Pure, and nothing waits."""
