@@ -77,7 +77,8 @@ class Narrator:
     def _done(self, report: Report) -> Iterator[Line]:
         done = [outcome.action for outcome in report.outcomes if outcome.result is Result.DONE]
         if report.cause in (Cause.START, Cause.RELOAD):
-            steps = f"{len(done)} step{'s' * (len(done) != 1)}" if done else "nothing to do"
+            count = sum(action.why is not Why.KEPT for action in done)  # taking hold of the guard changes nothing
+            steps = f"{count} step{'s' * (count != 1)}" if count else "nothing to do"
             state = "in sync" if report.in_sync else "not in sync"
             starting = report.cause is Cause.START
             what, kind = ("started", Kind.STARTED) if starting else ("read the file again", Kind.RELOADED)

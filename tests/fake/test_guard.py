@@ -85,8 +85,10 @@ async def test_a_restart_finds_the_guard_as_it_should_be() -> None:
         table = guard(story)
     again = Story(GUARDED, IN_SYNC)
     again.kernel.machine.guard = table
+    again.kernel.machine.holds_guard = True  # taking hold of it changes nothing
     async with again:
         assert again.log() == ["INFO started: 1 tunnel, 2 VIPs; nothing to do, in sync after 0.0 ms"]
+        assert again.kernel.machine.guard_held
 
 
 async def test_stopping_leaves_the_guard() -> None:
