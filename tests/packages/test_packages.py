@@ -42,6 +42,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.timeout(300)  # it builds everything once more
 def test_the_same_source_gives_the_same_bytes(built: Built, tmp_path: Path) -> None:
     again = build(tmp_path, TZ="Pacific/Chatham", LANG="C", HOSTNAME="elsewhere", DSR_AGENT_CONFIG="/tmp/other.toml")
     for first in (built.deb, built.rpm, built.wheel):
