@@ -22,7 +22,7 @@ from dsr_agent.config import Loaded, load
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
 from dsr_agent.reconcile.plan import teardown
-from dsr_agent.service import daemon, notify
+from dsr_agent.service import daemon, notify, selftest
 from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.instance import Instance, running
 from dsr_agent.service.status import Status
@@ -40,6 +40,10 @@ _VERBS: dict[str, tuple[str, str]] = {
     "plan": ("print what would be done, and do nothing", "Exit code 1 if there is anything to do."),
     "apply": ("do once what the file says, and end", "Exit code 1 if the host is not as the file says afterwards."),
     "status": ("print what this host has and lacks", "Exit code 1 if the host is not as the file says."),
+    "probe": (
+        "send a packet through each tunnel to each VIP, and say what became of it",
+        "Exit code 1 if any did not arrive. Nothing is sent where no tunnel would take it.",
+    ),
     "teardown": ("remove everything that is marked ours, and nothing else", "The file is not needed."),
 }
 
@@ -81,7 +85,9 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print JSON")
     verbs = made.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, (what, more) in _VERBS.items():
-        verbs.add_parser(verb, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}. {more}")
+        added = verbs.add_parser(verb, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}. {more}")
+        if verb == "probe":
+            added.add_argument("vips", metavar="VIP", nargs="*", help="an address or name (default: all)")
     return made
 
 
@@ -153,6 +159,22 @@ async def _status(arguments: argparse.Namespace) -> int:
     return NOT_IN_SYNC if status.todo else FINE
 
 
+async def _probe(arguments: argparse.Namespace) -> int:
+    loaded = _loader(arguments)()
+    named = [selftest.find(loaded.desired, name) for name in arguments.vips]
+    if None in named:
+        _fail(arguments, f"no VIP of that name or address: {arguments.vips[named.index(None)]}")
+        return UNUSABLE
+    async with Host() as host:
+        _, observed = await plan_now(host, loaded.desired)
+    found = await selftest.once(loaded, observed, [key.ip for key in named if key])
+    if arguments.json:
+        _print_json(printing.probed_json(found))
+    else:
+        print(printing.probed(found))
+    return FINE if found.fine else NOT_IN_SYNC
+
+
 async def _teardown(arguments: argparse.Namespace) -> int:
     if (pid := running()) is not None:
         return _fail(arguments, f"dsr-agent runs here (process {pid}) and would put all back; stop it first")
@@ -173,6 +195,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "plan": _plan,
     "apply": _apply,
     "status": _status,
+    "probe": _probe,
     "teardown": _teardown,
 }
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dsr_agent.config import Loaded
+from dsr_agent.service.selftest import Trial
 from dsr_agent.service.status import (
     Status,
     action_json,
@@ -20,7 +21,9 @@ from dsr_agent.service.status import (
 )
 from dsr_agent.state.actions import Plan
 from dsr_agent.state.model import GUARD
+from dsr_agent.state.probe import Seen
 from dsr_agent.state.report import Outcome, Report, Result
+from dsr_agent.truth.findings import said, suspect
 
 # What a person reads on one screen; the rest is counted. JSON always has all of it.
 _ON_A_SCREEN = 20
@@ -167,6 +170,48 @@ def _said(says: Mapping[str, Any] | None) -> list[str]:
     for key, times in says.get("fights", {}).items():
         lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
     return lines
+
+
+# --- probe ------------------------------------------------------------------------------------------------------------
+
+
+def probed(found: Trial) -> str:
+    """A line for each VIP and tunnel; of very many, those that did not get through."""
+    lines = [f"{pair}: {said(sight)}" for pair, sight in found.sights.items()]
+    if len(lines) > _ON_A_SCREEN:
+        lines = [f"{pair}: {said(sight)}" for pair, sight in found.sights.items() if sight.what is not Seen.ARRIVED]
+    untried = [f"VIP {ip} by {tunnel}: not tried: {why}" for ip, tunnel, why in found.untried]
+    arrived = sum(sight.what is Seen.ARRIVED for sight in found.sights.values())
+    return "\n".join([*_some([*lines, *untried]), f"{arrived} of {found.count} arrived"])
+
+
+def probed_json(found: Trial) -> dict[str, Any]:
+    """The same for machines."""
+    rows = [
+        {
+            "vip": str(pair.vip),
+            "tunnel": pair.tunnel,
+            "result": str(sight.what),
+            "link": sight.came or None,
+            "seconds": round(sight.seconds, 6) if sight.what is Seen.ARRIVED else None,
+            "suspect": suspect(sight),
+            "text": said(sight),
+        }
+        for pair, sight in found.sights.items()
+    ]
+    rows += [
+        {
+            "vip": str(ip),
+            "tunnel": tunnel,
+            "result": str(Seen.NO_TUNNEL),
+            "link": None,
+            "seconds": None,
+            "suspect": "tunnel",
+            "text": why,
+        }
+        for ip, tunnel, why in found.untried
+    ]
+    return {"ok": found.fine, "results": rows}
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,15 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-from dsr_agent.config.settings import ENV_DELIMITER, ENV_PREFIX, AgentSettings, GuardSettings, HttpSettings, Settings
+from dsr_agent.config.settings import (
+    ENV_DELIMITER,
+    ENV_PREFIX,
+    AgentSettings,
+    GuardSettings,
+    HttpSettings,
+    ProbeSettings,
+    Settings,
+)
 from dsr_agent.config.wording import KeyPath, closest, printable, quoted
 
 FILE_VARIABLE = ENV_PREFIX + "CONFIG"  # names the file itself: read by the command line, before us
@@ -43,6 +51,7 @@ VARIABLES: Mapping[str, KeyPath] = {
         *(("agent", key) for key in AgentSettings.model_fields),
         *(("http", key) for key in HttpSettings.model_fields),
         *(("guard", key) for key in GuardSettings.model_fields),
+        *(("probe", key) for key in ProbeSettings.model_fields),
     )
 }
 

@@ -7,13 +7,21 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from dsr_agent.config.settings import AgentSettings, GuardSettings, HttpSettings, TunnelSettings, VipSettings
+from dsr_agent.config.settings import (
+    AgentSettings,
+    GuardSettings,
+    HttpSettings,
+    ProbeSettings,
+    TunnelSettings,
+    VipSettings,
+)
 from dsr_agent.config.wording import KeyPath, Refused, closest, quoted, show
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "agent": tuple(AgentSettings.model_fields),
     "http": tuple(HttpSettings.model_fields),
     "guard": tuple(GuardSettings.model_fields),
+    "probe": tuple(ProbeSettings.model_fields),
     "tunnel": tuple(TunnelSettings.model_fields),
     "vip": tuple(VipSettings.model_fields),
 }
@@ -29,6 +37,7 @@ _EXAMPLE = {
     "agent": '{"log_level": "debug"}',
     "http": '{"listen": ["127.0.0.1:9177"]}',
     "guard": '{"required": true}',
+    "probe": '{"rate": 20}',
     "tunnel": '[{"encapsulation": "ipip", "load_balancers": ["10.1.0.5"]}]',
     "vip": '[{"address": "192.0.2.10"}]',
 }

@@ -1,0 +1,112 @@
+"""
+Which VIPs are tried through which tunnels, with which datagrams. Pure.
+
+The outer source is a declared load balancer, because who may send is part of what is tried. The packet inside comes
+from an address of the documentation ranges (RFC 5737, RFC 3849), which is nobody's and is reached by the default route
+as clients are; a local one would be taken for forged by the kernel (facts B6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from dsr_agent.state.marks import owns_link
+from dsr_agent.state.model import Desired, Ip, Link, Network, Tunnel, Vip
+from dsr_agent.state.probe import Shot
+from dsr_agent.truth import packets
+from dsr_agent.tunnels import carrier
+
+_CLIENTS = (IPv4Address("192.0.2.1"), IPv4Address("198.51.100.1"), IPv4Address("203.0.113.1"))
+_CLIENTS6 = (IPv6Address("2001:db8::1"), IPv6Address("2001:db8::2"), IPv6Address("2001:db8::3"))
+
+# A tunnel that is open to anybody has no balancer to name. An answer to this address finds nobody.
+ANYBODY = IPv4Address("198.51.100.2")
+
+
+class Pair(NamedTuple):
+    """A VIP, and a tunnel that its requests come through, by its name in the file."""
+
+    vip: Ip
+    tunnel: str
+
+    def __str__(self) -> str:
+        return f"VIP {self.vip} by {self.tunnel}"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A tunnel of the file, and the link that has to carry it."""
+
+    tunnel: Tunnel
+    link: Link
+
+
+def pairs(desired: Desired, ways: Mapping[str, Way], named: Collection[Ip] = ()) -> tuple[Pair, ...]:
+    """Every VIP (of those *named*, if any are) with each of its tunnels that can carry it and has a link to do so."""
+    return tuple(
+        Pair(vip.ip, name)
+        for vip in desired.vips.values()
+        if not named or vip.ip in named
+        for name in tunnels_of(vip, desired)
+        if name in ways
+    )
+
+
+def tunnels_of(vip: Vip, desired: Desired) -> tuple[str, ...]:
+    """Those of the VIP's tunnels that carry its version of IP."""
+    return tuple(name for name in vip.tunnels if vip.ip.version in carrier(desired.tunnels[name]).carries)
+
+
+def clients(taken: Collection[Ip]) -> Mapping[int, Ip]:
+    """Who the packets say they are from, by version of IP: never one of *taken*, the VIPs and this host's own."""
+    found: dict[int, Ip] = {}
+    every: tuple[Ip, ...] = (*reversed(_CLIENTS), *reversed(_CLIENTS6))
+    for candidate in every:
+        if candidate not in taken:
+            found[candidate.version] = candidate
+    return found
+
+
+def shot(pair: Pair, way: Way, client: Ip) -> Shot:
+    """What is to be sent for *pair*."""
+    outer = way.link.outer
+    assert outer is not None
+    assert isinstance(outer.local, IPv4Address)
+    local, means = outer.local, carrier(way.tunnel)
+
+    def wrap(port: int, payload: bytes) -> bytes:
+        inner = packets.udp(client, pair.vip, port, payload)
+        wrapped = means.wrap(way.tunnel, pair.vip.version, inner)
+        return packets.ipv4(_sender(way.tunnel.load_balancers), local, means.protocol, wrapped)
+
+    return Shot(pair.vip, way.link.name, local, client, lambda found: _unfit(found, way), wrap)
+
+
+def _sender(load_balancers: Iterable[Network]) -> IPv4Address:
+    """The first host of the first network that is not all the world."""
+    for network in load_balancers:
+        if network.prefixlen >= 8 and isinstance(network.network_address, IPv4Address):
+            return network.network_address + (1 if network.prefixlen < 31 else 0)
+    return ANYBODY
+
+
+def _unfit(found: Link | None, way: Way) -> str:
+    """Why nothing may be sent: where no link takes the packet, the kernel tells the balancer by ICMP (facts B6)."""
+    wanted = way.link
+    if found is None:
+        return "the tunnel is missing"
+    if not owns_link(found):
+        return f"the link {found.name} is not ours"
+    if not found.up:
+        return "the tunnel is down"
+    if (
+        found.kind != wanted.kind
+        or found.outer is None
+        or wanted.outer is None
+        or not carrier(way.tunnel).same(found.outer, wanted.outer)
+    ):
+        return f"the tunnel is other than declared: {found}"
+    return ""
