@@ -127,12 +127,17 @@ def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
     """
     if any(entrance.protocol == GRE for entrance in entrances):
         yield "gre_header", Chain(tuple(_gre([entrance for entrance in entrances if entrance.protocol == GRE])))
-    everybody = {network for entrance in entrances for network in entrance.senders}
-    declared = [_masked(length, _senders(length)) for length in sorted(networks_of(everybody), reverse=True)]
+    declared = list(asked_for(entrances))
     declared += [match(_DESTINATION, str(entrance.local)) for entrance in entrances if not entrance.senders]
     refused = [rule(known, goto("sender_refused")) for known in declared]
     yield "outer_refused", Chain((*refused, rule(*refuse(Reason.SOURCE))))
     yield "sender_refused", Chain((*dict.fromkeys(_wrong_header(entrances)), rule(*refuse(Reason.PROTOCOL))))
+
+
+def asked_for(entrances: tuple[Entrance, ...]) -> Iterator[Expression]:
+    """The ways of asking, without counting, whether the sender is one that is declared for any tunnel."""
+    everybody = {network for entrance in entrances for network in entrance.senders}
+    yield from (_masked(length, _senders(length)) for length in sorted(networks_of(everybody), reverse=True))
 
 
 def _gre(entrances: list[Entrance]) -> Iterator[str]:

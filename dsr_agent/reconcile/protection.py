@@ -68,22 +68,29 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
             vips=tuple(_targets(desired, wanted, services=policy.services)),
             own=frozenset(_own(observed)),
             mss=_mss(desired, wanted, observed, entrances),
+            links=frozenset(name for names in _links(wanted).values() for name in names),
         )
     )
 
 
 def _targets(desired: Desired, wanted: Wanted, *, services: bool) -> Iterator[Target]:
-    """The VIPs; one that is not for all tunnels comes with the names that its tunnels' links have or will have."""
-    links: dict[str, list[str]] = {}
-    for item in wanted.carried:
-        links[item.tunnel.name] = [item.link.name, stand_in_name(item.link.name)]
-    for name, tunnel in wanted.waiting.items():
-        links[tunnel.name] = [name]
+    """The VIPs; one that is not for all tunnels comes with the names of its tunnels' links."""
+    links = _links(wanted)
     for vip in desired.vips.values():
         bound = set(vip.tunnels) != set(desired.tunnels)
         names = [name for tunnel in vip.tunnels for name in links.get(tunnel, ())] if bound else []
         if not bound or names:
             yield Target(vip.ip, vip.services if services else (), tuple(names))
+
+
+def _links(wanted: Wanted) -> Mapping[str, list[str]]:
+    """The names that each tunnel's link has or will have."""
+    links: dict[str, list[str]] = {}
+    for item in wanted.carried:
+        links[item.tunnel.name] = [item.link.name, stand_in_name(item.link.name)]
+    for name, tunnel in wanted.waiting.items():
+        links[tunnel.name] = [name]
+    return links
 
 
 def _own(observed: Observed) -> Iterator[Ip]:

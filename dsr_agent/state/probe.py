@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from dsr_agent.state.model import Ip, Link
+
+# Who the packets inside say they are from, the first that is nobody's here: addresses of the documentation ranges
+# (RFC 5737, RFC 3849), which no client has and which the default route leads to, as to clients.
+CLIENTS: tuple[Ip, ...] = (
+    *map(IPv4Address, ("192.0.2.1", "198.51.100.1", "203.0.113.1")),
+    *map(IPv6Address, ("2001:db8::1", "2001:db8::2", "2001:db8::3")),
+)
+
+# Who wraps them for a tunnel that is open to anybody. An answer to this address finds nobody.
+ANYBODY = IPv4Address("198.51.100.2")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,22 @@
 """
 Which VIPs are tried through which tunnels, with which datagrams. Pure.
 
-The outer source is a declared load balancer, because who may send is part of what is tried. The packet inside comes
-from an address of the documentation ranges (RFC 5737, RFC 3849), which is nobody's and is reached by the default route
-as clients are; a local one would be taken for forged by the kernel (facts B6).
+The outer source is a declared load balancer, because who may send is part of what is tried. The packet inside is from
+one of `CLIENTS`; a local address would be taken for forged by the kernel (facts B6).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import Desired, Ip, Link, Network, Tunnel, Vip
-from dsr_agent.state.probe import Shot
+from dsr_agent.state.probe import ANYBODY, CLIENTS, Shot
 from dsr_agent.truth import packets
 from dsr_agent.tunnels import carrier
-
-_CLIENTS = (IPv4Address("192.0.2.1"), IPv4Address("198.51.100.1"), IPv4Address("203.0.113.1"))
-_CLIENTS6 = (IPv6Address("2001:db8::1"), IPv6Address("2001:db8::2"), IPv6Address("2001:db8::3"))
-
-# A tunnel that is open to anybody has no balancer to name. An answer to this address finds nobody.
-ANYBODY = IPv4Address("198.51.100.2")
 
 
 class Pair(NamedTuple):
@@ -63,8 +56,7 @@ def tunnels_of(vip: Vip, desired: Desired) -> tuple[str, ...]:
 def clients(taken: Collection[Ip]) -> Mapping[int, Ip]:
     """Who the packets say they are from, by version of IP: never one of *taken*, the VIPs and this host's own."""
     found: dict[int, Ip] = {}
-    every: tuple[Ip, ...] = (*reversed(_CLIENTS), *reversed(_CLIENTS6))
-    for candidate in every:
+    for candidate in reversed(CLIENTS):
         if candidate not in taken:
             found[candidate.version] = candidate
     return found
