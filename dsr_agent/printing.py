@@ -167,9 +167,20 @@ def _said(says: Mapping[str, Any] | None) -> list[str]:
         lines = [f"the file could not be used when it was read at {tried}; the agent goes on as before:"]
         lines += _some([f"  {refusal}" for refusal in reload["refusals"]])
     lines += [f"another firewall drops what the guard lets in: {drop}" for drop in says.get("foreign_drops", ())]
+    lines += _self_test(says.get("self_test"))
     for key, times in says.get("fights", {}).items():
         lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
     return lines
+
+
+def _self_test(says: Mapping[str, Any] | None) -> list[str]:
+    """How the running agent's self-test goes."""
+    if not says:
+        return []
+    if says["off"]:
+        return [f"no self-test: {says['off']}"]
+    fallen = [f"  VIP {vip} by {name}: {why}" for vip, whys in says["fallen"].items() for name, why in whys.items()]
+    return [f"self-test: {says['arriving']} of {says['pairs']} arrive", *_some(fallen)]
 
 
 # --- probe ------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from dsr_agent.kernel.refusals import explain
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.marks import PROBE_MARK
 from dsr_agent.state.model import Ip
-from dsr_agent.state.probe import Evidence, Seen, Shot, Sight
+from dsr_agent.state.probe import PAYLOAD, Evidence, Seen, Shot, Sight
 
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO, _SO_MARK = 8, 49, 50, 36
 _PKTINFO, _PKTINFO6 = struct.Struct("=i4s4s"), struct.Struct("=16si")
@@ -80,7 +80,7 @@ class Prober:
                 return Sight(Seen.REFUSED, why=f"no socket on the VIP: {error.strerror}")
             if sight := self._not_to_be_sent(shot):
                 return sight
-            payload = _PAYLOAD + secrets.token_bytes(8)
+            payload = _PAYLOAD + secrets.token_bytes(PAYLOAD - len(_PAYLOAD))
             arrived: asyncio.Future[int] = loop.create_future()
             loop.add_reader(receiver, _take, receiver, payload, arrived)
             try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dsr_agent.config import Loaded
 from dsr_agent.kernel.host import Host
+from dsr_agent.kernel.probe import Prober
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
 from dsr_agent.service import other_firewalls
 from dsr_agent.service.board import Board, sentence
@@ -23,6 +24,7 @@ from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.service.narrator import Narrator
 from dsr_agent.service.notify import Notifier
+from dsr_agent.service.probing import SelfTest
 from dsr_agent.state.errors import ConfigError
 from dsr_agent.state.report import Cause, Report
 
@@ -52,6 +54,8 @@ class Daemon:
         self._narrator = Narrator(loaded.desired)
         self._web: Web | None = None
         self._aside: asyncio.Task[None] | None = None
+        self._self_test = SelfTest(self._board, loaded.settings.probe, SteadyClock(), Prober)
+        self._testing: asyncio.Task[None] | None = None
         self._reconciler = Reconciler(
             host,
             loaded.desired,
@@ -71,8 +75,9 @@ class Daemon:
         try:
             await self._reconciler.run()
         finally:
-            if self._aside:
-                self._aside.cancel()
+            for task in (self._aside, self._testing):
+                if task:
+                    task.cancel()
             if self._web:
                 self._web.stop()
         log.info(
@@ -88,6 +93,7 @@ class Daemon:
             self._notifier.ready(self._sentence())
         else:
             self._notifier.status(self._sentence())
+        self._self_test.looked()
         if self._aside is None:
             self._aside = asyncio.create_task(self._afterwards())
 
@@ -96,12 +102,13 @@ class Daemon:
         self._notifier.turned()
 
     async def _afterwards(self) -> None:
-        """All that can wait until the data plane stands: what repairs need, then HTTP and metrics."""
+        """All that can wait until the data plane stands: what repairs need, then HTTP and metrics, then the rest."""
         await self._host.warm_up()
         try:
             self._web = await asyncio.to_thread(self._make_web)
         except Exception:  # no socket, no memory, a broken installation: health is not worth the data plane
             log.exception("HTTP and metrics cannot be served", extra=carrying(Kind.HTTP))
+        self._testing = asyncio.create_task(self._self_test.run())
         await other_firewalls.watch(self._board, self._host)
 
     def _make_web(self) -> Web:
@@ -129,6 +136,7 @@ class Daemon:
         self._board.file_good()
         self._narrator.reload(fresh.desired)
         self._reconciler.reload(fresh.desired, self._rhythm(fresh))
+        self._self_test.change(fresh.settings.probe)
         if self._web:
             from dsr_agent.service.web import assembly  # noqa: PLC0415  imported already, where there is a web
 

@@ -16,6 +16,9 @@ CLIENTS: tuple[Ip, ...] = (
     *map(IPv6Address, ("2001:db8::1", "2001:db8::2", "2001:db8::3")),
 )
 
+PAYLOAD = 28
+"""How many bytes each carries."""
+
 # Who wraps them for a tunnel that is open to anybody. An answer to this address finds nobody.
 ANYBODY = IPv4Address("198.51.100.2")
 

@@ -34,7 +34,7 @@ def _suspect(evidence: Evidence) -> str:
     if evidence.refused:
         return "tunnel_refuses"
     if "IpInAddrErrors" in evidence.host:
-        return "vip"
+        return "routing"  # a socket could be had on the VIP, so it is there
     if not evidence.tunnel and evidence.host.keys() & {"IcmpOutDestUnreachs", "IpInUnknownProtos"}:
         return "tunnel"
     return "firewall_behind_tunnel" if evidence.tunnel else "firewall_before_tunnel"
@@ -43,7 +43,7 @@ def _suspect(evidence: Evidence) -> str:
 _WORDS = {
     "reverse_path": "the reverse-path filter dropped packets meanwhile",
     "tunnel_refuses": "the tunnel refused packets meanwhile (a checksum or key that differs)",
-    "vip": "packets to addresses that this host does not have were dropped meanwhile",
+    "routing": "the routes or rules of this host led packets nowhere meanwhile",
     "tunnel": "no tunnel took it, and the host answered that nobody is here",
     "firewall_behind_tunnel": "packets came out of the tunnel meanwhile; if this one did, a firewall of this host "
     "dropped it there",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import Desired, Ip, Link, Network, Tunnel, Vip
-from dsr_agent.state.probe import ANYBODY, CLIENTS, Shot
+from dsr_agent.state.probe import ANYBODY, CLIENTS, PAYLOAD, Shot
 from dsr_agent.truth import packets
 from dsr_agent.tunnels import carrier
 
@@ -75,6 +75,11 @@ def shot(pair: Pair, way: Way, client: Ip) -> Shot:
         return packets.ipv4(_sender(way.tunnel.load_balancers), local, means.protocol, wrapped)
 
     return Shot(pair.vip, way.link.name, local, client, lambda found: _unfit(found, way), wrap)
+
+
+def inner_size(version: int) -> int:
+    """How many bytes of a datagram come out of the tunnel."""
+    return (20 if version == 4 else 40) + 8 + PAYLOAD
 
 
 def _sender(load_balancers: Iterable[Network]) -> IPv4Address:

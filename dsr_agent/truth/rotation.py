@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from dsr_agent.truth.probe import Pair
 
@@ -28,6 +28,11 @@ class Rotation:
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def pairs(self) -> Set[Pair]:
+        """All of them."""
+        return self._known
+
     def keep(self, pairs: Iterable[Pair], now: float) -> None:
         """From now on these: new ones are due at once, and what is not among them is forgotten."""
         wanted = dict.fromkeys(pairs)
@@ -48,15 +53,15 @@ class Rotation:
         self._away.add(pair)
         return pair
 
-    def back(self, pair: Pair, now: float, *, doubtful: bool) -> None:
-        """*pair* was tried."""
+    def back(self, pair: Pair, taken: float, *, doubtful: bool) -> None:
+        """*pair*, which was taken at *taken*, was tried."""
         self._away.discard(pair)
         if pair not in self._known:
             return
         if doubtful:
-            self._doubtful.append((now + self.soon, pair))
+            self._doubtful.append((taken + self.soon, pair))
         else:
-            self._regular.append((now + self.interval, pair))
+            self._regular.append((taken + self.interval, pair))
 
     def next_due(self) -> float | None:
         """When the next pair is due, if none is before."""

@@ -43,7 +43,7 @@ def web(board: Board, farewells: deque[stats.Counted], events_lost: Callable[[],
     def gone() -> list[stats.Counted]:
         return [farewells.popleft() for _ in range(len(farewells))]
 
-    sources = Sources(links, gone, guard, lambda: stats.protocols(root), events_lost, answers.wanted)
+    sources = Sources(links, gone, guard, lambda: stats.protocols(root), events_lost, answers.wanted, answers.ready)
     return Web(Site(answers, Metrics(board, sources, counted), counted))
 
 

@@ -11,12 +11,15 @@ from typing import Any
 _PATIENCE = 2.0
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=_PATIENCE)
         self._path = path
 
     def connect(self) -> None:
+        """See `http.client.HTTPConnection.connect`."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_PATIENCE)
         self.sock.connect(self._path)
@@ -30,7 +33,7 @@ def status(path: str, pid: int | None) -> Mapping[str, Any] | None:
     """
     if pid is None:
         return None
-    connection = _Connection(path)
+    connection = Connection(path)
     try:
         connection.request("GET", "/status")
         answer = json.loads(connection.getresponse().read())

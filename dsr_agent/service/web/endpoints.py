@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -13,8 +12,11 @@ from dsr_agent import __version__
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
 from dsr_agent.service.overview import Overview
-from dsr_agent.service.status import Status, as_json, keys_of_tunnel
-from dsr_agent.state.model import THIS_HOST, AddressKey, Key, LinkKey, Vip
+from dsr_agent.service.readiness import Readiness
+from dsr_agent.service.selftest import find
+from dsr_agent.service.status import Status, as_json
+from dsr_agent.state.model import Ip
+from dsr_agent.truth.verdict import Standing
 
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
@@ -83,31 +85,33 @@ class Endpoints:
         return text(503, [f"the loop has not turned for {age:.0f} s"])
 
     def readyz(self) -> Response:
-        """Whether everything is as the file says, now."""
+        """Whether everything is as the file says, now, and the self-test finds nothing else."""
         overview = self._board.overview
         if why := self._not_yet(overview):
             return text(503, why)
-        if overview.in_sync:
-            return text(200, ["ok"])
-        return text(503, [f"{key}: {reason}" for key, reasons in overview.undone.items() for reason in reasons])
+        why = self.readiness(overview).everything()
+        return text(503, why) if why else text(200, ["ok"])
 
     def readyz_of(self, name: str) -> Response:
         """Whether one VIP is there, its device and its tunnels."""
         overview = self._board.overview
-        found = _find(overview, name)
-        if found is None:
+        key = find(overview.desired, name)
+        if key is None:
             return text(404, [f"no VIP of that name or address: {name[:80]}"])
         if why := self._not_yet(overview):
             return text(503, why)
-        key, vip = found
-        concerned: list[Key] = [key, LinkKey(vip.device), THIS_HOST]
-        if overview.undone:
-            now = self.status_of(overview)
-            concerned += [part for tunnel in vip.tunnels for part in keys_of_tunnel(tunnel, now)]
-        why = [f"{part}: {reason}" for part in dict.fromkeys(concerned) for reason in overview.undone.get(part, ())]
-        if key not in overview.observed.addresses and not why:
-            why = [f"{key}: it is missing"]
+        why = self.readiness(overview).of(key, overview.desired.vips[key])
         return text(503, why) if why else text(200, ["ok"])
+
+    def readiness(self, overview: Overview) -> Readiness:
+        """Which VIPs are ready."""
+        return Readiness(overview, self._board.probes, lambda: self.status_of(overview))
+
+    def ready(self, overview: Overview) -> Iterator[tuple[Ip, bool]]:
+        """Each VIP, and whether ``/readyz/VIP`` says that it is ready."""
+        held_back, readiness = bool(self._not_yet(overview)), self.readiness(overview)
+        for key, vip in overview.desired.vips.items():
+            yield key.ip, not held_back and not readiness.of(key, vip)
 
     def _not_yet(self, overview: Overview) -> list[str]:
         if not overview.passes:
@@ -139,15 +143,15 @@ class Endpoints:
             "undone": {str(key): list(reasons) for key, reasons in overview.undone.items()},
             "fights": {str(key): times for key, times in overview.fights.items()},
             "foreign_drops": list(board.foreign_drops),
+            "self_test": self._self_test(),
         }
 
-
-def _find(overview: Overview, name: str) -> tuple[AddressKey, Vip] | None:
-    """The VIP of that address or name; an address in any spelling wins."""
-    try:
-        ip = ip_address(name)
-    except ValueError:
-        ip = None
-    vips = overview.desired.vips.items()
-    by_address = next(((key, vip) for key, vip in vips if key.ip == ip), None)
-    return by_address or next(((key, vip) for key, vip in vips if vip.name == name), None)
+    def _self_test(self) -> dict[str, Any]:
+        probes = self._board.probes
+        standings = [verdict.standing for verdict in probes.verdicts.copy().values()]
+        return {
+            "off": probes.off or None,
+            "pairs": probes.pairs,
+            "arriving": standings.count(Standing.UP),
+            "fallen": {str(ip): dict(why) for ip, why in probes.fallen.copy().items()},
+        }

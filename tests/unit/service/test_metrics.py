@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,6 +21,8 @@ from dsr_agent.state.errors import NotYet
 from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
+from dsr_agent.truth.probe import Pair
+from dsr_agent.truth.verdict import Standing, Verdict
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 GOLDEN = Path(__file__).parent / "metrics.txt"
@@ -51,6 +54,7 @@ class World:
             lambda: self.protocols,
             lambda: self.lost,
             Endpoints(self.board).wanted,
+            Endpoints(self.board).ready,
         )
         self._metrics = Metrics(self.board, sources, self.http)
 
@@ -77,6 +81,7 @@ def full() -> World:
         desired=replace(world.board.overview.desired, guard=GuardPolicy()),
         observed=replace(world.board.overview.observed, guard=guarded, links={"tunl0": Link("tunl0", "ipip")}),
     )
+    world.board.probes.show(Pair(ip_address(VIP1), "dsr-ipip"), Verdict(Standing.UP))
     world.received["dsr-ipip"] = Received(packets=1)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)
