@@ -334,12 +334,12 @@ def test_a_vip_without_its_local_route_is_not_ready(agent: Agent) -> None:
     wait_for(lambda: ready(agent), "200 again")
 
 
-def test_what_is_repaired_at_once_makes_nobody_unready(agent: Agent) -> None:
+def test_what_is_repaired_at_once_makes_nobody_unready(server: Eye, agent: Agent) -> None:
     wait_for(lambda: metric(agent, "dsr_probe_success") == len(WHERE), "every VIP is reached")
     for line in ("link del dsr-gre", f"address del {IPIP}/32 dev lo", "link set dsr-ipip down"):
-        mark = agent.mark()
+        before = server.view()
         ip(RS1, line)
-        agent.wait_log("; put ", mark)
+        server.until_again(before)
     sent = metric(agent, "dsr_probe_sent_packets_total")
     wait_for(lambda: metric(agent, "dsr_probe_sent_packets_total") > sent + 20, "more of the self-test")
     assert "self-test: " not in agent.log()
