@@ -111,7 +111,8 @@ def status(now: Status, says: Mapping[str, Any] | None = None) -> str:
     lines += _said(says)
     troubles = troubles_of(now.todo)
     guard = guard_row(now)
-    lines.append(f"guard: {guard['state']}")
+    if now.desired.tunnels:
+        lines.append(f"guard: {guard['state']}")
     lines += [f"  {text}" for text in guard["troubles"]]
     for row in tunnel_rows(now):
         open_ = ", open to anybody" if row["load_balancers"] == "any" else ""

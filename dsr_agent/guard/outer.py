@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -33,6 +34,7 @@ _CHECKSUM, _KEY, _SEQUENCE = 0x8000, 0x2000, 0x1000
 _FLAGS = 0xFFFF ^ _SEQUENCE
 _ETHERTYPES = (0x0800, 0x86DD)
 
+_FROM = "from-"
 _IPV4 = ADDRESS[4]
 _DESTINATION, _SOURCE = packet("ip", "daddr"), packet("ip", "saddr")
 _LATER_FRAGMENT = match(bits(packet("ip", "frag-off"), 0x1FFF), 0, "!=")
@@ -60,7 +62,13 @@ def counted_in(tunnel: str, prefixlen: int = 32) -> str:
     # No link can have a slash in its name, so no other tunnel's set is called so. An asterisk at the end of a name is
     # nftables' own language.
     tunnel = tunnel.replace("*", "/any")
-    return f"from-{tunnel}" if prefixlen == 32 else f"from-{tunnel}/{prefixlen}"
+    return f"{_FROM}{tunnel}" if prefixlen == 32 else f"{_FROM}{tunnel}/{prefixlen}"
+
+
+def tunnel_counted_in(name: str) -> str:
+    """Which tunnel a set or counter called *name* counts; empty if it counts something else."""
+    found = re.fullmatch(rf"{_FROM}(.*?)(/\d+)?", name)
+    return found.group(1).replace("/any", "*") if found else ""
 
 
 def sets(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, FilterSet]]:
@@ -107,15 +115,22 @@ def refusing(entrances: tuple[Entrance, ...]) -> Iterator[str]:
     """
     The short way out for strangers: an address and a protocol for which everybody who is declared at all is declared.
 
-    Asked after everything else, so whoever sends there and was not let in cannot be known.
+    Asked after all that let something in, so whoever sends there and was not let in cannot be known.
     """
+    for (local, protocol), senders in _of_everybody(entrances).items():
+        if protocol != GRE and senders:
+            arrives = (match(meta("l4proto"), protocol), NOT_OURS, match(_DESTINATION, str(local)))
+            yield rule(*arrives, *refuse(Reason.SOURCE))
+
+
+def _of_everybody(entrances: tuple[Entrance, ...]) -> dict[tuple[Ip, int], set[Network]]:
+    """Addresses and protocols, with who is declared for them, where nobody is declared for anything else."""
     everybody = {network for entrance in entrances for network in entrance.senders}
     declared: dict[tuple[Ip, int], set[Network]] = {}
     for entrance in entrances:
-        declared.setdefault((entrance.local, entrance.protocol), set()).update(entrance.senders or everybody)
-    for (local, protocol), senders in declared.items():
-        if protocol != GRE and everybody and senders >= everybody:
-            yield rule(match(meta("l4proto"), protocol), match(_DESTINATION, str(local)), *refuse(Reason.SOURCE))
+        declared.setdefault((entrance.local, entrance.protocol), set()).update(entrance.senders)
+    open_ = {(entrance.local, entrance.protocol) for entrance in entrances if not entrance.senders}
+    return {place: senders for place, senders in declared.items() if senders >= everybody and place not in open_}
 
 
 def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
@@ -126,12 +141,12 @@ def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
     header.
     """
     if any(entrance.protocol == GRE for entrance in entrances):
-        yield "gre_header", Chain(tuple(_gre([entrance for entrance in entrances if entrance.protocol == GRE])))
-    declared = list(asked_for(entrances))
-    declared += [match(_DESTINATION, str(entrance.local)) for entrance in entrances if not entrance.senders]
-    refused = [rule(known, goto("sender_refused")) for known in declared]
+        yield "gre_header", Chain(tuple(_gre(entrances)))
+    refused = [rule(known, goto("sender_refused")) for known in asked_for(entrances)]
+    refused += [_wrong_header(entrance) for entrance in entrances if entrance.protocol == GRE and not entrance.senders]
     yield "outer_refused", Chain((*refused, rule(*refuse(Reason.SOURCE))))
-    yield "sender_refused", Chain((*dict.fromkeys(_wrong_header(entrances)), rule(*refuse(Reason.PROTOCOL))))
+    wrong = [line for entrance in entrances for line in _wrong_headers(entrance)]
+    yield "sender_refused", Chain((*dict.fromkeys(wrong), rule(*refuse(Reason.PROTOCOL))))
 
 
 def asked_for(entrances: tuple[Entrance, ...]) -> Iterator[Expression]:
@@ -140,11 +155,16 @@ def asked_for(entrances: tuple[Entrance, ...]) -> Iterator[Expression]:
     yield from (_masked(length, _senders(length)) for length in sorted(networks_of(everybody), reverse=True))
 
 
-def _gre(entrances: list[Entrance]) -> Iterator[str]:
+def _gre(everyone: tuple[Entrance, ...]) -> Iterator[str]:
+    entrances = [entrance for entrance in everyone if entrance.protocol == GRE]
     for entrance in entrances:
         for sender in _sent_by(entrance):
             for header in _headers(entrance):
                 yield rule(match(_DESTINATION, str(entrance.local)), *header, *sender, ACCEPT)
+    for (local, protocol), senders in _of_everybody(everyone).items():
+        if protocol == GRE and senders:  # the short way out for strangers
+            known = (_masked(length, _senders(length), "!=") for length in sorted(networks_of(senders), reverse=True))
+            yield rule(match(_DESTINATION, str(local)), *known, *refuse(Reason.SOURCE))
     for entrance in entrances:
         # A later fragment has no GRE header to be asked for, and is worth nothing without the first.
         for sender in _sent_by(entrance):
@@ -152,18 +172,22 @@ def _gre(entrances: list[Entrance]) -> Iterator[str]:
     yield rule(match(_DESTINATION, "@locals"), goto("outer_refused"))
 
 
-def _wrong_header(entrances: tuple[Entrance, ...]) -> Iterator[str]:
+def _wrong_headers(entrance: Entrance) -> Iterator[str]:
     """A sender that is declared for GRE at this address, and still was not let in."""
-    for entrance in entrances:
-        if entrance.protocol != GRE:
-            continue
-        if not entrance.senders:
-            to_gre = (match(meta("l4proto"), GRE), match(_DESTINATION, str(entrance.local)))
-            yield rule(*to_gre, *refuse(Reason.GRE_HEADER))
-        for length in sorted(networks_of(entrance.senders), reverse=True):
-            source = _SOURCE if length == 32 else bits(_SOURCE, _mask(length))
-            pair = match(concat(_DESTINATION, source), f"@{_gre_senders(length)}")
-            yield rule(match(meta("l4proto"), GRE), pair, *refuse(Reason.GRE_HEADER))
+    if entrance.protocol != GRE:
+        return
+    if not entrance.senders:
+        yield _wrong_header(entrance)
+    for length in sorted(networks_of(entrance.senders), reverse=True):
+        source = _SOURCE if length == 32 else bits(_SOURCE, _mask(length))
+        pair = match(concat(_DESTINATION, source), f"@{_gre_senders(length)}")
+        yield rule(match(meta("l4proto"), GRE), pair, *refuse(Reason.GRE_HEADER))
+
+
+def _wrong_header(entrance: Entrance) -> str:
+    """Where anybody may send GRE, whoever was not let in has sent another header."""
+    arrives = (match(meta("l4proto"), GRE), match(_DESTINATION, str(entrance.local)))
+    return rule(*arrives, *refuse(Reason.GRE_HEADER))
 
 
 def _sent_by(entrance: Entrance) -> Iterator[tuple[Expression, ...]]:
@@ -187,8 +211,8 @@ def _headers(entrance: Entrance) -> Iterator[tuple[Expression, ...]]:
             yield *first, match(raw(64 if entrance.checksum else 32, 32), entrance.key)
 
 
-def _masked(length: int, name: str) -> Expression:
-    return match(_SOURCE if length == 32 else bits(_SOURCE, _mask(length)), f"@{name}")
+def _masked(length: int, name: str, op: str = "==") -> Expression:
+    return match(_SOURCE if length == 32 else bits(_SOURCE, _mask(length)), f"@{name}", op)
 
 
 def _mask(length: int) -> str:

@@ -70,9 +70,9 @@ def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str
     first, *more = inner.accepting(request.vips)
     yield first
     yield from outer.accepting(entrances)
+    yield from outer.refusing(entrances)
     yield from more
     yield inner.refused()
-    yield from outer.refusing(entrances)
     encapsulated = match(meta("l4proto"), {"set": ENCAPSULATIONS})
     yield rule(encapsulated, match(packet("ip", "daddr"), "@locals"), goto("outer_refused"))
 

@@ -10,7 +10,9 @@ Sources: ``libnftables-json(5)``, ``include/uapi/linux/netfilter/nf_tables.h``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import or_
@@ -18,13 +20,22 @@ from typing import Any
 
 from dsr_agent.kernel.libnftables import UNREADABLE, MissingLibraryError, Nftables
 from dsr_agent.kernel.monitor import ALL, Monitor
-from dsr_agent.kernel.netlink import Message, attributes
+from dsr_agent.kernel.netlink import (
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    Message,
+    attributes,
+    messages,
+    refusal,
+)
 from dsr_agent.state.actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import Bug, DsrError, NotPermitted, Transient, Unsupported
 from dsr_agent.state.table import FAMILY, NAME, Chain, FilterSet, ObservedGuard, SetShape, Table, canonical
 
 _NETLINK_NETFILTER, _NFNLGRP_NFTABLES = 12, 7
-_SUBSYSTEM_NFTABLES, _NEWGEN = 10, 15
+_SUBSYSTEM_NFTABLES, _NEWGEN, _GETGEN = 10, 15, 16
 _NFPROTO_INET = 1
 _NFTA_TABLE_NAME, _NFTA_GEN_PROC_PID, _NFTA_GEN_PROC_NAME = 1, 2, 3
 _RECEIVE_BUFFER = 4 << 20
@@ -36,6 +47,8 @@ _ITSELF = {"family": FAMILY, "name": NAME}
 _MAKE = canonical({"add": {"table": _ITSELF}})
 _MAKE_HELD = canonical({"add": {"table": _ITSELF | {"flags": ["owner", "persist"]}}})
 _UNMAKE = canonical({"delete": {"table": _ITSELF}})
+
+_UNSEEN = NotPermitted("the guard cannot be seen or changed", "run with CAP_NET_ADMIN")
 
 GuardAction = WriteGuard | HoldGuard | RemoveGuard
 
@@ -52,7 +65,11 @@ class Firewall:
         self._hold = hold
         self._copy: ObservedGuard | None = None
         self._touched = False
-        self._own = os.getpid()
+        self._own, self._learned = os.getpid(), False
+        with open("/proc/self/comm", encoding="utf-8") as own:
+            self._name = own.read().strip()
+        self.on_lost: Callable[[], None] = self.forget
+        """Called when announcements were dropped and another socket listens."""
         self.others = 0
         """How often somebody else has changed any rules."""
         self._monitor: Monitor | None = None
@@ -90,12 +107,14 @@ class Firewall:
 
     def _read(self) -> ObservedGuard:
         try:
+            if not _permitted():
+                return ObservedGuard(can_hold=self._hold, unavailable=_UNSEEN)
             nftables = self._open()
         except OSError as error:
             return ObservedGuard(unavailable=_missing(error))
         objects, complaint = nftables.listing(f"list table {FAMILY} {NAME}")
         if "Operation not permitted" in complaint:
-            return ObservedGuard(unavailable=NotPermitted("the guard cannot be seen", "run as root"))
+            return ObservedGuard(can_hold=self._hold, unavailable=_UNSEEN)
         if complaint == UNREADABLE:
             return ObservedGuard(Table(strangers=frozenset({("flag", "?")})))
         if not objects:
@@ -155,17 +174,21 @@ class Firewall:
         """
         What is announced now is what was just written, and by which process, as the kernel numbers them.
 
-        In a container that is another number than this process has for itself. Nothing is missed by taking it: after a
-        write the table is read afresh anyway.
+        In a container that is another number than this process has for itself; when several of our name write at
+        once, it is learnt another time. Nothing is missed by taking what was announced: after a write the table is
+        read afresh anyway.
         """
-        for message in self._monitor.drain(ALL, self.forget) if self._monitor else ():
-            if message.type == _SUBSYSTEM_NFTABLES << 8 | _NEWGEN:
-                self._own = _culprit(message)[0]
+        waiting = list(self._monitor.drain(ALL, self.on_lost)) if self._monitor else []
+        culprits = [_culprit(message) for message in waiting if message.type == _SUBSYSTEM_NFTABLES << 8 | _NEWGEN]
+        namesakes = {number for number, name in culprits if name == self._name}
+        if not self._learned and (len(namesakes) == 1 or self._own in namesakes):
+            self._own, self._learned = self._own if self._own in namesakes else namesakes.pop(), True
+        self.others += sum(number != self._own for number, _ in culprits)
         self._touched = False
 
     # --- announcements ---------------------------------------------------------------------------------------------
 
-    def take_in(self, at_most: int, on_lost: Callable[[], None]) -> tuple[int, str] | None:
+    def take_in(self, at_most: int) -> tuple[int, str] | None:
         """
         Take what was announced; number and name of the process that changed our table, if somebody else did.
 
@@ -173,7 +196,7 @@ class Firewall:
         """
         culprit = None
         if self._monitor:
-            for message in self._monitor.drain(at_most, on_lost):
+            for message in self._monitor.drain(at_most, self.on_lost):
                 if message.type >> 8 == _SUBSYSTEM_NFTABLES:
                     culprit = self._take(message) or culprit
         return culprit
@@ -204,6 +227,19 @@ def _culprit(message: Message) -> tuple[int, str]:
     found = dict(attributes(message.body, 4))
     name = found.get(_NFTA_GEN_PROC_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
     return int.from_bytes(found.get(_NFTA_GEN_PROC_PID, b""), "big"), name
+
+
+def _permitted() -> bool:
+    """
+    Whether this process may speak to the packet filter at all.
+
+    To be asked before the library is: 1.0.6 ends the whole process where it may not (measured).
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as asking:
+        asking.bind((0, 0))
+        asking.send(HEADER.pack(20, _SUBSYSTEM_NFTABLES << 8 | _GETGEN, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + bytes(4))
+        answers = messages(asking.recv(1 << 12))
+        return not any(answer.type == NLMSG_ERROR and refusal(answer).errno == errno.EPERM for answer in answers)
 
 
 # --- what the listing means -------------------------------------------------------------------------------------------
@@ -272,6 +308,8 @@ def _folded(value: Any, key: str = "") -> Any:
 
 
 def _missing(error: OSError) -> DsrError:
+    if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
+        return _explain(f"Netlink for netfilter is not supported ({error.strerror})")
     if isinstance(error, MissingLibraryError):
         return Unsupported("there is no guard, because nftables is not installed", _INSTALL)
     return Transient(f"there is no guard: {error}")

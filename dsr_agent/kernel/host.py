@@ -72,6 +72,8 @@ class Host:
         self._monitor = monitor.Monitor(receive_buffer)
         self._writer = LinkWriter(self._modules)
         self._firewall = Firewall(hold)
+        self._firewall.on_lost = self._firewall_lost
+        self._others_seen = 0
         self._names: dict[int, str] = {}
         self._copy: dict[AddressKey, Address] = {}
         self._copy_good = False
@@ -96,7 +98,8 @@ class Host:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for watched in (self._watched, self._firewall_watched):
-            asyncio.get_running_loop().remove_reader(watched)
+            if watched >= 0:
+                asyncio.get_running_loop().remove_reader(watched)
         self._monitor.close()
         self._firewall.close()
         self._channel.close()
@@ -266,13 +269,13 @@ class Host:
             loop.add_reader(self._firewall_watched, self._take_in_firewall)
 
     def _take_in_firewall(self, at_most: int = monitor.IN_PASSING) -> None:
-        before = self._firewall.others
-        culprit = self._firewall.take_in(at_most, self._firewall_lost)
+        culprit = self._firewall.take_in(at_most)
         if culprit is not None:
             self._keys.add(GUARD)
             self._by[GUARD], self._rule_writer = culprit[0], culprit
             self._something.set()
-        if self._firewall.others != before:
+        if self._firewall.others != self._others_seen:
+            self._others_seen = self._firewall.others
             self.rules_changed.set()
 
     def _firewall_lost(self) -> None:

@@ -28,7 +28,7 @@ _SUBSYSTEM_NFTABLES, _TRACE = 10, 17
 _RECEIVE_BUFFER = 1 << 20
 _A_DROP = 4096  # datagrams that are taken at most at once
 
-_TABLE_NAME, _CHAIN, _RULE, _TYPE, _VERDICT, _ID, _NETWORK, _NFPROTO, _POLICY = 1, 2, 3, 4, 5, 6, 8, 15, 16
+_TABLE_NAME, _CHAIN, _RULE, _TYPE, _VERDICT, _ID, _NETWORK, _POLICY = 1, 2, 3, 4, 5, 6, 8, 16
 _BY_POLICY, _BY_RULE = 1, 3
 _VERDICT_CODE, _NF_DROP = 1, 0
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}
@@ -122,9 +122,9 @@ class _Reader:
         """Take what the kernel told."""
         for message in messages:
             if message.type == _SUBSYSTEM_NFTABLES << 8 | _TRACE:
-                self._take(dict(attributes(message.body, 4)))
+                self._take(message.body[0], dict(attributes(message.body, 4)))
 
-    def _take(self, told: dict[int, bytes]) -> None:
+    def _take(self, family: int, told: dict[int, bytes]) -> None:
         trace = told.get(_ID, b"")
         if header := told.get(_NETWORK):
             self._packets.setdefault(trace, _packet(header))
@@ -135,12 +135,11 @@ class _Reader:
             return
         # The same packet is told under one number as it arrives and under another as it comes out of the tunnel.
         if dropped and trace in self._ours and table != _TABLE:
-            family = _FAMILIES.get(int.from_bytes(told.get(_NFPROTO, b""), "big"), "?")
             by_policy = int.from_bytes(told[_TYPE], "big") == _BY_POLICY
             handle = int.from_bytes(told.get(_RULE, b""), "big")
             how = "its policy" if by_policy else f"the rule with handle {handle}"
             packet = self._packets.get(trace, "packets")
-            self.drops[ForeignDrop(family, table, _text(told.get(_CHAIN)), how, packet)] = None
+            self.drops[ForeignDrop(_FAMILIES.get(family, "?"), table, _text(told.get(_CHAIN)), how, packet)] = None
 
 
 def _dropped(told: dict[int, bytes]) -> bool:

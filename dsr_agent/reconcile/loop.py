@@ -23,6 +23,7 @@ from dsr_agent.state.errors import NotYet, Transient
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import EVERYTHING, GUARD, HOST, THIS_HOST, Changes, Desired, Key, Observed, Scope
 from dsr_agent.state.report import Cause, Outcome, Report, Result
+from dsr_agent.state.why import Why
 
 # A step can bring to light the next one (a link adopted under its own name, say); more turns than this mean that
 # somebody undoes us while we work, and that is for the next pass.
@@ -313,6 +314,7 @@ def _repaired(outcomes: Iterable[Outcome]) -> set[Key]:
         outcome.action.key
         for outcome in outcomes
         if outcome.result is Result.DONE and not isinstance(outcome.action, LoadModule)
+        if outcome.action.why is not Why.FOLLOWS
     }
 
 

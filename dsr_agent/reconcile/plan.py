@@ -79,18 +79,17 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
     marked (adopted) in place.
     """
     steps = _Steps()
-    keys: Iterable[AddressKey] = scope.addresses
-    if scope.everything:
-        keys = desired.addresses
+    keys: Iterable[AddressKey] = desired.addresses if scope.everything else scope.addresses
     missing_devices: frozenset[str] = frozenset()
     blocked: frozenset[AddressKey] = frozenset()
     if scope.host or scope.everything:
         missing_devices = _plan_devices(desired, observed, steps)
         blocked = _plan_conflicts(desired, observed, steps)
         wanted = resolve(desired, observed)
-        _plan_protection(desired, wanted, observed, steps)
+        open_up = _plan_protection(desired, wanted, observed, steps)
         _plan_tunnels(wanted, observed, steps)
         _sweep_links(wanted, observed, steps)
+        steps.last += open_up
         if scope.everything:
             _sweep_addresses(desired, wanted, observed, steps)
     for key in keys:
@@ -99,13 +98,14 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
     return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems), tuple(steps.warnings))
 
 
-def _plan_protection(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> None:
-    """The guard is in place before a tunnel comes up, and goes after the last one."""
+def _plan_protection(desired: Desired, wanted: Wanted, observed: Observed, steps: _Steps) -> list[Action]:
+    """The guard is in place before a tunnel comes up; returned is what takes it away, after the last one."""
     if desired.guard and desired.guard.required:
         steps.after = (GUARD,)
-    for action in (*protection.steps(desired, wanted, observed), *fallback.steps(desired, observed)):
-        (steps.last if isinstance(action, RemoveGuard) else steps.first).append(action)
+    actions: list[Action] = [*protection.steps(desired, wanted, observed), *fallback.steps(desired, observed)]
+    steps.first += [action for action in actions if not isinstance(action, RemoveGuard)]
     steps.warnings += [*protection.warnings(desired, observed), *fallback.warnings(desired, observed)]
+    return [action for action in actions if isinstance(action, RemoveGuard)]
 
 
 # --- VIPs ---------------------------------------------------------------------------------------------------------

@@ -74,7 +74,8 @@ class Wanted:
     """
     What the tunnels of the file come to on this host.
 
-    *waiting* are tunnels whose link is left as it is while something is awaited, by the name of that link.
+    *waiting* are tunnels whose link is left as it is while something is awaited, by the name of that link. *own* are
+    this host's addresses, those of its tunnels and VIPs left away.
 
     The VIPs' own addresses are not in *addresses*: they need no resolving (`Desired.addresses`).
     """
@@ -84,6 +85,7 @@ class Wanted:
     addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
     sysctls: tuple[tuple[str, Sysctl], ...] = ()
     problems: tuple[Problem, ...] = ()
+    own: frozenset[AddressKey] = frozenset()
 
 
 def targets(desired: Desired) -> tuple[IPv4Address, ...]:
@@ -133,7 +135,7 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
         locals_ = {item.link.outer.local for item in carried if item.link.outer}
         for name in _arp_links(desired, observed, theirs, locals_):
             sysctls += [(name, sysctl) for sysctl in arp_sysctls(name)]
-    return Wanted(tuple(carried), waiting, addresses, tuple(sysctls), tuple(problems))
+    return Wanted(tuple(carried), waiting, addresses, tuple(sysctls), tuple(problems), frozenset(theirs))
 
 
 def _rival(link: Link, tunnel: Tunnel, carried: Iterable[Carried]) -> DsrError | None:

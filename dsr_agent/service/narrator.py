@@ -31,7 +31,7 @@ from dsr_agent.state.actions import (
     WriteGuard,
     WriteSysctl,
 )
-from dsr_agent.state.model import Desired, Key
+from dsr_agent.state.model import GUARD, Desired, Key
 from dsr_agent.state.report import Cause, Report, Result
 from dsr_agent.state.why import Why
 
@@ -136,7 +136,7 @@ class Narrator:
             yield Line(
                 logging.ERROR,
                 f"{self._named(key)}: somebody keeps undoing it, {times} times within a minute{by}; "
-                "repairing it less often from now on",
+                + ("put back each time all the same" if key == GUARD else "repairing it less often from now on"),
                 Kind.FIGHT,
                 self._about(key),
             )

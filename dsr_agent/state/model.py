@@ -305,6 +305,11 @@ class Desired:
         return {key.ip: key for key in self.vips}
 
     @cached_property
+    def ip_versions(self) -> tuple[int, ...]:
+        """Of the VIPs."""
+        return tuple(sorted({key.ip.version for key in self.vips}))
+
+    @cached_property
     def devices(self) -> frozenset[str]:
         """The links that VIPs are on."""
         return frozenset(key.link for key in self.vips)

@@ -95,7 +95,7 @@ class ObservedGuard:
     What the kernel holds of the guard.
 
     *held*: the table is owned by a process, and the kernel lets nobody else change it (Linux 6.9, nftables 1.1).
-    *can_hold*: this process could own it and does not. *unavailable* says why nothing can be known or done.
+    *can_hold*: this process is to own it and does not. *unavailable* says why nothing can be known or done.
     """
 
     table: Table | None = None

@@ -16,6 +16,7 @@ class Why(StrEnum):
     MISNAMED = "it is ours under another name"
     NEW = "it belongs to a new link"
     NEEDED = "a new link needs it"
+    FOLLOWS = "this host's addresses are others now"
     KEPT = "nobody else is to change it"
     REPLACEMENT = "it takes the place of one that cannot be changed"
     REPLACED = "it is replaced"
@@ -27,4 +28,4 @@ class Why(StrEnum):
     @property
     def is_part(self) -> bool:
         """Whether the step only completes another one, and is told with it."""
-        return self in (Why.NEW, Why.NEEDED, Why.KEPT)
+        return self in (Why.NEW, Why.NEEDED, Why.KEPT, Why.FOLLOWS)

@@ -41,7 +41,7 @@ from dsr_agent.state.actions import (
     WriteSysctl,
 )
 from dsr_agent.state.errors import DsrError, Foreign, NotYet, Unsupported
-from dsr_agent.state.model import ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
+from dsr_agent.state.model import GUARD, ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
 from dsr_agent.state.report import Outcome, Result
 from tests.fake import shell
 from tests.fake.machine import Machine, RefusedError
@@ -275,6 +275,8 @@ class FakeKernel:
                 return
             if key.ip.version == 4 and self._actor != NOBODY:
                 self._by[key] = self._actor
+        if key == GUARD and self._actor != NOBODY:
+            self._by[key] = self._actor
         if isinstance(key, LinkKey) and any(k.link == key.name not in self.machine.links for k in self._copy):
             self._copy_good = False  # renamed: what is known under the old name is worth nothing
         self._changes.add(key)

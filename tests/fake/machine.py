@@ -15,7 +15,7 @@ from typing import Self
 
 from dsr_agent.kernel.sysctls import IPV4_NAMES, IPV6_NAMES
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.model import MODULE_OF_KIND, Address, AddressKey, Key, Link, LinkKey, Outer, SysctlKey
+from dsr_agent.state.model import GUARD, MODULE_OF_KIND, Address, AddressKey, Key, Link, LinkKey, Outer, SysctlKey
 from dsr_agent.state.table import ObservedGuard, Table
 from tests.fake import words
 
@@ -34,7 +34,8 @@ class Machine:
     """
     A host. *announce* is called with the key of everything the kernel tells its listeners about.
 
-    *loadable* are the modules that are on disk, *defaults* the sysctls that a new link starts with.
+    *loadable* are the modules that are on disk, *defaults* the sysctls that a new link starts with. *holds_guard*: the
+    kernel lets a process own the guard's table, and ours is to.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class Machine:
         self.modules: set[str] = set()
         self.guard: Table | None = None
         self.guard_held = False
+        self.holds_guard = False
         self.guard_unavailable: DsrError | None = None
         self.loadable = set(MODULE_OF_KIND.values())
         self.defaults: dict[str, int] = {}
@@ -55,7 +57,8 @@ class Machine:
     @property
     def observed_guard(self) -> ObservedGuard:
         """What a look at the guard shows."""
-        return ObservedGuard(self.guard, self.guard_held, unavailable=self.guard_unavailable)
+        can_hold = self.holds_guard and not self.guard_held
+        return ObservedGuard(self.guard, self.guard_held, can_hold, self.guard_unavailable)
 
     @classmethod
     def of(cls, text: str) -> Self:
@@ -84,6 +87,13 @@ class Machine:
     def put_address(self, address: Address) -> None:
         """Have *address*; a kernel before 5.18 forgets its IFA_PROTO."""
         self.addresses[address.key] = address if self.keeps_proto else replace(address, proto=0)
+
+    def flush_ruleset(self) -> None:
+        """``nft flush ruleset``: all tables of the packet filter are gone."""
+        if self.guard is not None:
+            self.guard = None
+            self.guard_held = False
+            self.announce(GUARD)
 
     # --- links -------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,9 @@ def run(machine: Machine, command: str) -> None:
             _remove(machine, name)
     elif program == "modprobe":
         machine.load(words[0])
+    elif program == "nft":
+        assert words == ["flush", "ruleset"], command
+        machine.flush_ruleset()
     else:
         assert program == "ip", command
         words = [word for word in words if word not in ("-4", "-6")]

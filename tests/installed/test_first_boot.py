@@ -195,6 +195,31 @@ def test_why_a_module_cannot_be_had_is_seen_from_inside_the_sandbox() -> None:
     wait_for(in_sync, "the tunnel is back")
 
 
+def guard_table() -> str:
+    """The guard's table without its counters, or nothing."""
+    found = subprocess.run(
+        ["nft", "-s", "list", "table", "inet", "dsr_agent"], capture_output=True, text=True, check=False
+    )
+    return found.stdout
+
+
+def test_the_guard_is_in_place_and_outlives_whoever_flushes_it(ledger: Ledger) -> None:
+    """Owned where kernel and nftables can (Debian 13); put back from inside the sandbox where they cannot."""
+    before = guard_table()
+    assert "guard: in place" in run("dsr-agent", "status")
+    held = "flags owner" in before
+    windows = []
+    with streams(rate=RATE) as found:
+        for _ in range(20):
+            run("nft", "flush", "ruleset")
+            windows.append(wait_for(lambda: guard_table() == before, "the guard is back"))
+        tally = total(found)
+    whose = "owned" if held else "not owned"
+    ledger.add(f"nft flush ruleset 20 times, guard {whose}", None if held else sorted(windows)[10], tally)
+    assert clean(tally)
+    assert held == (int(run("nft", "--version").split()[1].lstrip("v").split(".")[1]) >= 1)
+
+
 # --- what happens to a daemon ---------------------------------------------------------------------------------------
 
 

@@ -177,7 +177,7 @@ def test_says_that_another_firewall_drops(what: str) -> None:
         nft("delete", "table", "inet", "site")
         wait_for(lambda: not says(agent), "status to forget it")
         found[0].wait_answered(5)
-    assert "another firewall drops what the guard lets in" in agent.log()
+        assert "another firewall drops what the guard lets in" in agent.log()
 
 
 @pytest.mark.usefixtures("server")

@@ -1,0 +1,129 @@
+"""The guard while the file and the host change: no packet lost on the way, and nobody let in who should not be."""
+
+from __future__ import annotations
+
+import pytest
+
+from dsr_agent.state.actions import BringUp, DeleteLink, RenameLink, WriteGuard
+from tests.fake.story import FILE, HOST, Story
+from tests.fake.test_guard import GUARDED, UP, done, guard, lets_in
+from tests.unit.guard.interpreter import judge
+from tests.unit.guard.packets import GRE, IPIP, inner
+
+GRE_INSTEAD = GUARDED.replace('"ipip"', '"gre"')
+ANYBODY = GUARDED.replace('["10.1.0.5"]', '"any"')
+
+
+# --- a tunnel that changes --------------------------------------------------------------------------------------------
+
+
+async def assert_that_none_is_lost(story: Story, file: str, source: str = "10.1.0.5") -> None:
+    """On the way to *file*, whichever link is up gets what *source* sends to it; at the end only the new one does."""
+    table = story.kernel.machine.guard
+    story.passes()
+    await story.reload(file)
+    there, new_is_up = True, False
+    for step in [step for report in story.reports for step in done(report)]:
+        table = step.table if isinstance(step, WriteGuard) else table
+        there &= not isinstance(step, DeleteLink)
+        new_is_up |= isinstance(step, BringUp)
+        assert not there or lets_in(table, IPIP, source), f"{step}: the old link is there, and gets nothing"
+        assert not new_is_up or lets_in(table, GRE, source), f"{step}: the new link is there, and gets nothing"
+    assert not there
+    assert new_is_up
+    assert table == story.kernel.machine.guard
+    assert not lets_in(table, IPIP, source)
+
+
+async def test_a_tunnel_of_another_encapsulation_takes_the_place_of_one_without_a_packet_lost() -> None:
+    """The old entrance stays until the old link is gone, and then goes as well."""
+    async with Story(GUARDED) as story:
+        await assert_that_none_is_lost(story, GRE_INSTEAD)
+
+
+async def test_also_where_both_have_the_same_name() -> None:
+    """Then the new link is made beside the old one, and takes over its name."""
+    named = [text.replace("encapsulation", 'name = "web"\nencapsulation') for text in (GUARDED, GRE_INSTEAD)]
+    async with Story(named[0]) as story:
+        await assert_that_none_is_lost(story, named[1])
+
+        assert any(isinstance(step, RenameLink) for report in story.reports for step in done(report))
+
+
+async def test_also_where_anybody_may_send() -> None:
+    """The balancers are told no address."""
+    async with Story(ANYBODY, HOST + "240.0.0.1 is reached from 10.0.3.2\n") as story:
+        assert UP in story.host
+
+        await assert_that_none_is_lost(story, ANYBODY.replace('"ipip"', '"gre"'))
+
+
+async def test_also_where_the_old_link_was_adopted_under_its_own_name() -> None:
+    """Somebody had made it by hand."""
+    async with Story(
+        GUARDED, HOST + "tunl0 ipip protocol 0 down\nbyhand ipip local 10.0.3.2 up\nmodules ipip\n"
+    ) as story:
+        assert "byhand ipip local 10.0.3.2 up adopted" in story.host
+
+        await assert_that_none_is_lost(story, GRE_INSTEAD)
+
+
+async def test_a_balancer_more_and_one_less() -> None:
+    """In place: the tunnel is left alone."""
+    async with Story(GUARDED) as story:
+        await story.reload(GUARDED.replace('["10.1.0.5"]', '["10.1.0.5", "10.1.0.6"]'))
+        assert [lets_in(guard(story), IPIP, f"10.1.0.{end}") for end in (5, 6, 7)] == [True, True, False]
+        assert story.log()[-1].startswith("INFO read the file again: 1 tunnel, 2 VIPs; 1 step,")
+
+        await story.reload(GUARDED)
+        assert [lets_in(guard(story), IPIP, f"10.1.0.{end}") for end in (5, 6, 7)] == [True, False, False]
+
+
+async def test_an_address_that_comes_and_goes_is_nobodys_attack_on_the_guard() -> None:
+    """The guard follows it; containers may do that by the minute, and that is no fight."""
+    async with Story(GUARDED) as story:
+        story.log()
+        for number in range(10):
+            await story.hears(f"ip addr add 10.77.0.{number}/24 dev eth0")
+            assert not judge(guard(story), inner(f"10.77.0.{number}", "192.0.2.10")).accepted
+
+        assert not [line for line in story.log() if "keeps undoing" in line or line == "WARNING guard: it was changed"]
+
+
+# --- devices that the kernel makes by itself --------------------------------------------------------------------------
+
+NUMBERED = HOST + "tunl0 ipip protocol 0 up\n  10.77.0.1/24\nmodules ipip\n"
+BARE = NUMBERED.replace("  10.77.0.1/24\n", "")
+SPARED = {
+    BARE: "WARNING tunl0: it is up, and decapsulates for every address of this host: ip link set tunl0 down, or write "
+    '[guard] fallback_devices = "down"',
+    NUMBERED: "WARNING tunl0: it is up and has an address, and decapsulates for every address of this host: "
+    'ip link set tunl0 down, or write [guard] fallback_devices = "down"',
+}
+
+
+@pytest.mark.parametrize("policy", ["auto", "down", "ignore"])
+@pytest.mark.parametrize("host", [BARE, NUMBERED], ids=["bare", "numbered"])
+async def test_a_fallback_device_that_is_up(policy: str, host: str) -> None:
+    """Taken down, or left alone and told once; its address is nobody's business in any case."""
+    spared = policy == "ignore" or (policy == "auto" and host == NUMBERED)
+    async with Story(f'[guard]\nfallback_devices = "{policy}"\n{FILE}', host) as story:
+        assert ("tunl0 ipip protocol 0 up" in story.host) == spared
+        assert ("  10.77.0.1/24\n" in story.host) == (host == NUMBERED)
+        assert story.log()[1:] == ([SPARED[host]] if spared else [])
+        assert story.reports[-1].in_sync
+        await story.seconds(300)
+        assert story.log() == [], "told once"
+
+
+async def test_a_fallback_device_that_somebody_brings_up_is_taken_down_at_once() -> None:
+    """One that got an address first is spared."""
+    async with Story(GUARDED) as story:
+        story.log()
+        await story.hears("ip link set tunl0 up")
+        assert "tunl0 ipip protocol 0 down" in story.host
+        assert story.log() == ["WARNING tunl0: it decapsulates for every address of this host; taken down in 0.0 ms"]
+
+        await story.hears("ip addr add 10.77.0.1/24 dev tunl0", "ip link set tunl0 up")
+        assert "tunl0 ipip protocol 0 up" in story.host
+        assert SPARED[NUMBERED] in story.log()
