@@ -181,7 +181,8 @@ def _self_test(says: Mapping[str, Any] | None) -> list[str]:
     if says["off"]:
         return [f"no self-test: {says['off']}"]
     fallen = [f"  VIP {vip} by {name}: {why}" for vip, whys in says["fallen"].items() for name, why in whys.items()]
-    return [f"self-test: {says['arriving']} of {says['pairs']} arrive", *_some(fallen)]
+    silent = f"; of others it says nothing: {says['silent']}" if says["silent"] else ""
+    return [f"self-test: {says['arriving']} of {says['pairs']} arrive{silent}", *_some(fallen)]
 
 
 # --- probe ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from dsr_agent.truth.verdict import Standing, Verdict
 class Probes:
     """
     *off* says why there is no self-test. *verdicts* are all that were reached, *fallen* what is said of each that has
-    fallen, by VIP. *own* is what tunnels have counted of it where no guard counts; *pairs*, how many are tried.
+    fallen, by VIP. *silent* is why packets could not be sent, lately.
+    *own* is what tunnels have counted of it where no guard counts; *pairs*, how many are tried.
 
     The three maps change while they are looked at: take a `copy` before walking one.
     """
@@ -27,6 +28,7 @@ class Probes:
     lost: int = 0
     verdicts: dict[Pair, Verdict] = field(default_factory=dict)
     fallen: dict[Ip, Mapping[str, str]] = field(default_factory=dict)
+    silent: str = ""
     own: dict[str, Count] = field(default_factory=dict)
 
     def started(self) -> None:
@@ -35,7 +37,7 @@ class Probes:
 
     def stopped(self, why: str) -> None:
         """Nothing is known any more."""
-        self.off, self.pairs = why, 0
+        self.off, self.pairs, self.silent = why, 0, ""
         self.verdicts.clear()
         self.fallen.clear()
 

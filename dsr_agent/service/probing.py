@@ -134,9 +134,9 @@ class SelfTest:
         self._nudge.clear()
 
     def _refresh(self, rotation: Rotation) -> None:
-        """Take over what another overview shows, if it matters: a look at single VIPs changes no tunnel."""
+        """Take over what another overview shows, if it is another file, or the links are others than before."""
         overview, before = self._board.overview, self._scene.overview
-        if overview.desired is before.desired and overview.observed.links is before.observed.links:
+        if overview.desired is before.desired and overview.observed.links == before.observed.links:
             return
         desired, observed = overview.desired, overview.observed
         there = ways(resolve(desired, observed))
@@ -157,6 +157,7 @@ class SelfTest:
         except Exception:  # a self-test that stumbles says nothing about the VIP, and the next one may not
             log.exception("the self-test of %s failed", pair, extra=carrying(Kind.WARNED))
             sight = Sight(Seen.UNKNOWN)
+        self._hear(sight)
         after = before.after(sight, self._settings.fall, self._settings.rise)
         rotation.back(pair, now, doubtful=after.doubtful)
         self._nudge.set()
@@ -181,6 +182,16 @@ class SelfTest:
         ledger.sent += sight.sent
         ledger.lost += sight.sent and sight.what is not Seen.ARRIVED
         return sight
+
+    def _hear(self, sight: Sight) -> None:
+        """What could not be sent says nothing about the VIP; but somebody should know."""
+        probes = self._board.probes
+        if sight.what is Seen.ARRIVED:
+            probes.silent = ""
+        elif sight.silent and sight.why:
+            if not probes.silent:
+                log.warning("the self-test says nothing: %s", sight.why, extra=carrying(Kind.WARNED))
+            probes.silent = sight.why
 
     def _record(self, pair: Pair, before: Verdict, after: Verdict) -> None:
         self._board.probes.show(pair, after)

@@ -78,6 +78,11 @@ class Sight:
     evidence: Evidence | None = None
 
     @property
+    def silent(self) -> bool:
+        """Whether it says nothing about the VIP: a packet that this host's own rules keep back is nobody's request."""
+        return self.what in (Seen.UNKNOWN, Seen.REFUSED)
+
+    @property
     def sent(self) -> bool:
         """Whether a packet was sent at all."""
         return self.what in (Seen.ARRIVED, Seen.ELSEWHERE, Seen.LOST)

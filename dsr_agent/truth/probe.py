@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from dsr_agent.state.marks import owns_link
@@ -83,11 +83,12 @@ def inner_size(version: int) -> int:
 
 
 def _sender(load_balancers: Iterable[Network]) -> IPv4Address:
-    """The first host of the first network that is not all the world."""
-    for network in load_balancers:
-        if network.prefixlen >= 8 and isinstance(network.network_address, IPv4Address):
-            return network.network_address + (1 if network.prefixlen < 31 else 0)
-    return ANYBODY
+    """The first host of the narrowest network, and never one of 0.0.0.0/8."""
+    networks = [network for network in load_balancers if isinstance(network, IPv4Network)]
+    if not networks:
+        return ANYBODY
+    narrow = max(networks, key=lambda network: network.prefixlen)
+    return max(narrow.network_address, IPv4Address("1.0.0.0")) + (1 if narrow.prefixlen < 31 else 0)
 
 
 def _unfit(found: Link | None, way: Way) -> str:

@@ -26,7 +26,7 @@ class Verdict:
 
     def after(self, sight: Sight, fall: int, rise: int) -> Verdict:
         """The verdict once *sight* is known."""
-        if sight.what is Seen.UNKNOWN:
+        if sight.silent:
             return self
         good = sight.what is Seen.ARRIVED
         if self.standing.value is good:

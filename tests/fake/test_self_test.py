@@ -140,7 +140,7 @@ def test_one_lost_packet_says_nothing() -> None:
     run(story)
 
 
-@pytest.mark.parametrize("what", [Seen.LOST, Seen.ELSEWHERE, Seen.NO_TUNNEL, Seen.NO_VIP, Seen.REFUSED])
+@pytest.mark.parametrize("what", [Seen.LOST, Seen.ELSEWHERE, Seen.NO_TUNNEL, Seen.NO_VIP])
 def test_it_falls_after_so_many_and_rises_again(what: Seen, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         async with scene(few()) as here:
@@ -163,6 +163,23 @@ def test_it_falls_after_so_many_and_rises_again(what: Seen, caplog: pytest.LogCa
     lines = [record.getMessage() for record in caplog.records]
     assert [line.partition(":")[0] for line in lines] == ["self-test", "self-test"]
     assert lines[1].endswith("arrives again")
+
+
+@pytest.mark.parametrize("what", [Seen.UNKNOWN, Seen.REFUSED])
+def test_what_cannot_be_sent_says_nothing_and_is_told_once(what: Seen, caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with scene(few()) as here:
+            await here.clock.advance(4)
+            here.prober.ill = dict.fromkeys(MANY[:2], what)
+            await here.clock.advance(100)
+            assert here.ready()
+            assert (here.board.probes.silent, here.board.probes.lost) == ("no", 0)
+            here.prober.ill = {}
+            await here.clock.advance(10)
+            assert here.board.probes.silent == ""
+
+    run(story)
+    assert [record.getMessage() for record in caplog.records] == ["the self-test says nothing: no"]
 
 
 def test_a_thousand_that_fall_together_are_ten_lines(caplog: pytest.LogCaptureFixture) -> None:

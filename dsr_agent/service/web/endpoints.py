@@ -152,6 +152,7 @@ class Endpoints:
         return {
             "off": probes.off or None,
             "pairs": probes.pairs,
+            "silent": probes.silent or None,
             "arriving": standings.count(Standing.UP),
             "fallen": {str(ip): dict(why) for ip, why in probes.fallen.copy().items()},
         }

@@ -93,7 +93,13 @@ def test_a_vip_that_the_self_test_does_not_reach_is_not_ready() -> None:
     assert said(found, "/readyz") == said(found, f"/readyz/{VIP1}") == (503, line)
     assert found(f"/readyz/{VIP2}").status == 200
     told = json.loads(found("/status").body)["agent"]["self_test"]
-    assert told == {"off": None, "pairs": 0, "arriving": 0, "fallen": {VIP1: {"dsr-ipip": line.split(": ", 2)[2]}}}
+    assert told == {
+        "off": None,
+        "silent": None,
+        "pairs": 0,
+        "arriving": 0,
+        "fallen": {VIP1: {"dsr-ipip": line.split(": ", 2)[2]}},
+    }
     board.probes.show(pair, Verdict(Standing.UP, Sight(Seen.ARRIVED)))
     assert said(found, "/readyz") == (200, "ok")
 
