@@ -217,7 +217,7 @@ class Link:
     alias: str = ""
     outer: Outer | None = None
     answers_arp: bool = False
-    mtu: int = 0
+    mtu: int = field(default=0, compare=False)
 
     @property
     def key(self) -> LinkKey:

@@ -56,10 +56,6 @@ def has_inet_tables() -> bool:
     return subprocess.run(["nft", "-f", "-"], input=table, text=True, capture_output=True, check=False).returncode == 0
 
 
-def _usual_guard() -> str:
-    return "" if has_inet_tables() else "[guard]\nenabled = false\n"
-
-
 class Agent:
     """One ``dsr-agent``, its file and its log. A context manager that runs it."""
 
@@ -75,8 +71,8 @@ class Agent:
         self.write(config)
 
     def write(self, config: str) -> None:
-        """Another text for its file; a file that says nothing about the guard has one where there can be one."""
-        self.file.write_text(config if "[guard]" in config else _usual_guard() + config)
+        """Another text for its file."""
+        self.file.write_text(config)
 
     # --- run ---------------------------------------------------------------------------------------------------------
 
@@ -182,7 +178,8 @@ class Agent:
 
     def _environment(self) -> dict[str, str]:
         """Two agents in two namespaces still see the same files: each has a runtime directory of its own."""
-        return {**os.environ, "RUNTIME_DIRECTORY": self._folder.name}
+        guard = {} if has_inet_tables() else {"DSR_AGENT_GUARD__ENABLED": "false"}
+        return {**os.environ, **guard, "RUNTIME_DIRECTORY": self._folder.name}
 
     def call(self, verb: str, *options: str) -> subprocess.CompletedProcess[str]:
         """``dsr-agent VERB`` in the same namespace with the same file."""

@@ -32,7 +32,7 @@ def need_guard() -> None:
 
 def without_guard() -> str:
     """What a file has to say for there to be none."""
-    return "[guard]\nenabled = false\n" if _knows_guard() else ""
+    return '[guard]\nenabled = false\nfallback_devices = "ignore"\n' if _knows_guard() else ""
 
 
 @functools.cache

@@ -308,9 +308,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     unknown = [name for name in options.slice if name not in names]
     if unknown:
         parser.error(f"there is no slice {unknown[0]!r}; there are {', '.join(names)}")
-    # The packages on machines of their own take long, and are asked for by name (or with --long).
-    ordinary = [name for name in names if options.long or name not in ("packages", "installed", *INSTALLED)]
-    wanted = set(options.slice or ordinary)
+    wanted = set(options.slice or names)
     if "lab" in wanted:
         wanted |= set(LAB)
     if "installed" in wanted:
