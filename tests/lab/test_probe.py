@@ -65,15 +65,19 @@ def probe(agent: Agent, *names: str) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def get(agent: Agent, path: str) -> tuple[int, str]:
-    """What the running agent answers."""
-    asking = Connection(str(Path(agent.file.parent, "http.sock")))
-    with contextlib.closing(asking):
-        try:
-            asking.request("GET", path)
-            answer = asking.getresponse()
-            return answer.status, answer.read().decode()
-        except (OSError, http.client.HTTPException) as error:
-            return 0, str(error)
+    """What the running agent answers, once it does: HTTP is served after the first pass, and the machine may be slow."""
+    found: list[tuple[int, str]] = []
+
+    def answered() -> bool:
+        with contextlib.closing(Connection(str(Path(agent.file.parent, "http.sock")))) as asking:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                asking.request("GET", path)
+                answer = asking.getresponse()
+                found.append((answer.status, answer.read().decode()))
+        return bool(found)
+
+    wait_for(answered, f"an answer to {path}")
+    return found[0]
 
 
 def metric(agent: Agent, name: str) -> float:
