@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dsr_agent.guard.counters import Count
+from dsr_agent.state.count import Count
 from dsr_agent.state.model import Ip
 from dsr_agent.truth.findings import said
 from dsr_agent.truth.probe import Pair

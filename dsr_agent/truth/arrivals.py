@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from dsr_agent.guard.counters import Counted, Totals
+from dsr_agent.guard.counters import Totals
 from dsr_agent.guard.inner import COUNTING, address_of
+from dsr_agent.state.count import Counted
 from dsr_agent.state.model import Ip
 
 

@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from dsr_agent import __version__
-from dsr_agent.guard.counters import Count, Counted, Totals
+from dsr_agent.guard.counters import Totals
 from dsr_agent.kernel import stats
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
@@ -26,6 +26,7 @@ from dsr_agent.service.metrics.families import COUNTERS, GAUGES, HISTOGRAMS
 from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.subjects import Sort, sort_of
+from dsr_agent.state.count import Count, Counted
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import GUARD, Ip, Key, Observed, SysctlKey
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
-from dsr_agent.guard.counters import Count, Counted
 from dsr_agent.guard.inner import COUNTING, address_of
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.guard.sets import element
 from dsr_agent.reconcile.resolve import stand_in_name
+from dsr_agent.state.count import Count, Counted
 from dsr_agent.state.marks import FALLBACK_DEVICES
 from dsr_agent.state.model import Desired, Observed
 

@@ -1,63 +1,20 @@
-"""What the guard has counted: read out of a listing, added up over tables made again, and shown by name."""
+"""What the guard has counted: added up over tables made again, and shown by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import IPv4Network, ip_address
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsr_agent.guard.counters import Count, Totals, counted
+from dsr_agent.guard.counters import Totals
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.service.metrics import guard
+from dsr_agent.state.count import Count
 from dsr_agent.state.model import Desired, Link, LocalTowards, Observed, Outer, Tunnel, Vip
 
 PLACE, OTHER = ("from-dsr-ipip", '"10.1.0.5"'), ("vips4", '"192.0.2.10"')
-
-
-def element(value: Any, packets: int, octets: int) -> dict[str, Any]:
-    """An element that counts, as it is listed."""
-    return {"elem": {"val": value, "counter": {"packets": packets, "bytes": octets}}}
-
-
-def a_set(name: str, *elements: Any) -> dict[str, Any]:
-    """A set, as it is listed; an empty one has no ``elem``."""
-    listed = {"family": "inet", "name": name, "table": "dsr_agent", "type": "ipv4_addr", "handle": 1}
-    return {"set": listed | ({"elem": list(elements)} if elements else {})}
-
-
-LISTING: list[dict[str, Any]] = [
-    {"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
-    {"table": {"family": "inet", "name": "dsr_agent", "handle": 1}},
-    {"counter": {"family": "inet", "name": "source", "table": "dsr_agent", "handle": 2, "packets": 7, "bytes": 700}},
-    {"counter": {"family": "inet", "name": "nested", "table": "dsr_agent", "handle": 3, "packets": 0, "bytes": 0}},
-    a_set("from-dsr-ipip", element("10.1.0.5", 3, 300), element("10.1.0.6", 0, 0)),
-    a_set("served6", element("2001:db8::10", 1, 40)),
-    a_set("pairs", element({"concat": ["10.0.3.2", "10.1.0.5"]}, 2, 80)),
-    a_set("locals", "10.0.3.2", {"elem": {"val": "10.0.3.3", "comment": "an element with a word about it"}}),
-    a_set("empty"),
-    {"chain": {"family": "inet", "name": "gre", "table": "dsr_agent", "handle": 4}},
-    {"rule": {"family": "inet", "table": "dsr_agent", "chain": "gre", "expr": [{"counter": "source"}, {"drop": None}]}},
-]
-
-
-def test_the_counts_of_a_listing() -> None:
-    """Of named counters and of elements that count; the rest has counted nothing."""
-    assert counted(LISTING) == {
-        ("source", ""): Count(7, 700),
-        ("nested", ""): Count(0, 0),
-        ("from-dsr-ipip", '"10.1.0.5"'): Count(3, 300),
-        ("from-dsr-ipip", '"10.1.0.6"'): Count(0, 0),
-        ("served6", '"2001:db8::10"'): Count(1, 40),
-        ("pairs", '{"concat":["10.0.3.2","10.1.0.5"]}'): Count(2, 80),
-    }
-
-
-def test_no_table_has_counted_nothing() -> None:
-    """Nor has one whose listing is nothing but the version."""
-    assert counted([]) == counted(LISTING[:2]) == {}
 
 
 # --- totals -----------------------------------------------------------------------------------------------------------
@@ -117,6 +74,17 @@ def test_fewer_bytes_in_as_many_packets_is_another_table() -> None:
     totals.look({PLACE: Count(5, 500)})
 
     assert totals.look({PLACE: Count(5, 400)})[PLACE] == Count(10, 900)
+
+
+def test_what_is_not_kept_is_forgotten_and_begins_anew() -> None:
+    """A file that changes every day for a year leaves nothing behind; what is kept goes on."""
+    totals = Totals()
+    totals.look({PLACE: Count(5, 500), OTHER: Count(50, 5000)})
+
+    totals.keep(lambda place: place == OTHER)
+
+    assert totals.look({}) == {OTHER: Count(50, 5000)}
+    assert totals.look({PLACE: Count(2, 200), OTHER: Count(1, 100)}) == {PLACE: Count(2, 200), OTHER: Count(51, 5100)}
 
 
 _counts = st.builds(Count, st.integers(0, 9), st.integers(0, 900))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from dsr_agent.guard.counters import Count
 from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.board import Board
@@ -18,6 +17,7 @@ from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
 from dsr_agent.service.metrics.families import FAMILIES
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
+from dsr_agent.state.count import Count
 from dsr_agent.state.errors import NotYet
 from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
