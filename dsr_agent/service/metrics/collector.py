@@ -97,7 +97,7 @@ class _Collector(Collector):
         yield from self._readiness(overview)
         yield from self._tunnels(overview, wanted)
         yield from self._guard(overview)
-        yield from self._probes(overview)
+        yield from self._probes()
         yield _gauge("dsr_sysctl_effective", _effective(overview.observed, wanted))
         yield from self._file()
         yield from self._history()
@@ -169,10 +169,8 @@ class _Collector(Collector):
             own[tunnel] = own.get(tunnel, Count()).plus(guard.self_test(link, self._counted))
         return self._totals.look(tunnels, links, gone, own)
 
-    def _probes(self, overview: Overview) -> Iterator[Metric]:
+    def _probes(self) -> Iterator[Metric]:
         probes = self._board.probes
-        ready = [((str(ip),), good) for ip, good in self._sources.ready(overview)]
-        yield _gauge("dsr_vip_ready", ready)
         yield _gauge("dsr_probe_running", [((), not probes.off)])
         standings = [(pair, reach.state.value) for pair, reach in probes.reaches.copy().items()]
         reached = [((str(pair.vip), pair.tunnel), good) for pair, good in standings if good is not None]

@@ -110,6 +110,8 @@ def test_names_types_labels_and_help_are_as_promised() -> None:
         "the metrics are an interface: is the change meant? Then change metrics.txt, the README, the rules and the "
         "dashboards with it"
     )
+    names = [family.name for family in text_string_to_metric_families(full().page())]
+    assert len(set(names)) == len(names), "a family that comes twice is refused by Prometheus, or counted twice"
 
 
 def test_the_table_in_the_readme_has_them_all() -> None:
