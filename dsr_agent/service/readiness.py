@@ -62,23 +62,18 @@ class Readiness:
 
     def of(self, key: AddressKey, vip: Vip) -> list[str]:
         """Why this VIP is not ready; empty if it is."""
-        found = list(dict.fromkeys(self._lacking(key, vip)))
+        found = list(dict.fromkeys(self._lacking(key, vip))) if self._overview.undone else []
         if key not in self._overview.observed.addresses and not found:
             found = [f"{key}: it is missing"]
-        drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        tested = self._probes.reasons(key.ip)
-        return drained + found + [f"{key}: {why}" for why in (*tested, *self._of_services(key, vip))]
-
-    def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[str]:
-        for service in services_of(key, vip):
-            if (standing := self._services.get(service)) and standing.why_not:
-                yield standing.why_not
+        drained = [DRAINED] if self._drains and self._drains.of(key.ip, self._now) else []
+        tested = self._probes.reasons(key.ip) if self._probes.fallen else []
+        standings = [self._services.get(service) for service in services_of(key, vip)] if vip.services else []
+        missed = [standing.why_not for standing in standings if standing and not standing.up]
+        return drained + found + [f"{key}: {why}" for why in (*tested, *missed)]
 
     def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[str]:
         """What is not as the file says, of all that this VIP needs."""
         undone = self._overview.undone
-        if not undone:
-            return
         for part in (key, LinkKey(vip.device), THIS_HOST, GUARD):
             yield from (f"{part}: {reason}" for reason in undone.get(part, ()))
         for tunnel in vip.tunnels:

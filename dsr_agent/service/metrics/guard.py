@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 from dsr_agent.guard.inner import COUNTING, address_of
@@ -39,13 +39,12 @@ def refused(counted: Counted) -> Rows:
     return {(str(reason),): counted.get((reason, ""), _NOTHING) for reason in Reason}
 
 
-def received(desired: Desired, counted: Counted) -> Rows:
+def received(vips: Iterable[str], counted: Counted) -> Mapping[str, Count]:
     """By VIP; one that is not for all tunnels or services is counted in sets of its own, for each link."""
-    found: dict[tuple[str, ...], Count] = {(str(key.ip),): _NOTHING for key in desired.vips}
+    found = dict.fromkeys(vips, _NOTHING)
     for (name, text), count in counted.items():
-        vip = (address_of(text),) if name in COUNTING else ()
-        if vip in found:
-            found[vip] = found[vip].plus(count)
+        if name in COUNTING and (before := found.get(vip := address_of(text))) is not None:
+            found[vip] = before.plus(count) if before is not _NOTHING else count
     return found
 
 

@@ -162,7 +162,7 @@ def test_every_reason_has_a_row() -> None:
 
 def test_what_vips_received_is_one_number_whatever_is_asked_of_them() -> None:
     """Services and tunnels may begin to count while the program runs, and then it is another set that counts."""
-    file = desired(vips={"192.0.2.10": (), "192.0.2.11": ("udp/1812",), "2001:db8::10": (), "2001:db8::11": ()})
+    file = ("192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11")
     found = {
         ("vips4", '"192.0.2.10"'): Count(1, 10),
         ("vips4", '"192.0.2.11"'): Count(2, 20),
@@ -175,10 +175,10 @@ def test_what_vips_received_is_one_number_whatever_is_asked_of_them() -> None:
     }
 
     assert guard.received(file, found) == {
-        ("192.0.2.10",): Count(6, 60),
-        ("192.0.2.11",): Count(12, 120),
-        ("2001:db8::10",): Count(4, 40),
-        ("2001:db8::11",): Count(),
+        "192.0.2.10": Count(6, 60),
+        "192.0.2.11": Count(12, 120),
+        "2001:db8::10": Count(4, 40),
+        "2001:db8::11": Count(),
     }
 
 

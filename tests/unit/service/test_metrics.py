@@ -23,6 +23,7 @@ from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
+from dsr_agent.truth.drains import Drain, Drains
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
@@ -88,6 +89,7 @@ def full() -> World:
     world.board.services = {service: Standing(Finding(service.name, Verdict.BOUND), up=True)}
     world.board.probes.show(Pair(ip_address(VIP1), "dsr-ipip"), Reach(Reached.UP))
     world.received["dsr-ipip"] = Received(packets=1)
+    world.guard["source", ""] = Count(1, 100)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)
     return world
@@ -106,7 +108,9 @@ def described(page: str) -> list[str]:
 
 
 def test_names_types_labels_and_help_are_as_promised() -> None:
-    assert described(full().page()) == GOLDEN.read_text().splitlines(), (
+    world = full()
+    world.board.drains = Drains({ip_address(VIP1): Drain(900.0)})
+    assert described(world.page()) == GOLDEN.read_text().splitlines(), (
         "the metrics are an interface: is the change meant? Then change metrics.txt, the README, the rules and the "
         "dashboards with it"
     )
