@@ -146,6 +146,7 @@ class SelfTest:
             probes.pairs = len(rotation)
             for pair in probes.reaches.keys() - rotation.pairs:
                 probes.show(pair, None)
+            probes.keep(desired.tunnels)
         self._scene = _Scene(overview, there, clients(taken(desired, observed)))
 
     # --- one packet ------------------------------------------------------------------------------------------------

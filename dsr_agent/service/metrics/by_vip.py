@@ -9,28 +9,14 @@ from dsr_agent.service.metrics import guard
 from dsr_agent.service.metrics.sheets import Sheet
 from dsr_agent.service.overview import Overview
 from dsr_agent.state.count import Counted
-from dsr_agent.state.model import Desired, Ip
-
-
-class Names:
-    """The VIPs as text, written once for each file."""
-
-    def __init__(self) -> None:
-        self._desired = Desired()
-        self._texts: dict[Ip, str] = {}
-
-    def of(self, desired: Desired) -> Mapping[Ip, str]:
-        """Those of *desired*."""
-        if desired is not self._desired:
-            self._desired, self._texts = desired, {key.ip: str(key.ip) for key in desired.vips}
-        return self._texts
+from dsr_agent.state.model import Ip
 
 
 def rows(
     board: Board, overview: Overview, names: Mapping[Ip, str], ready: Iterable[tuple[Ip, bool]], counted: Counted
 ) -> Iterator[tuple[str, Sheet]]:
     """
-    By family, and by the label beside ``vip``.
+    By family, and by the label beside ``vip``; *names* are the declared VIPs as text.
 
     Two for each VIP; one for each service that it declares, and for each tunnel that the self-test knows to reach it
     or not to; two where a guard has counted; and one while it is drained.

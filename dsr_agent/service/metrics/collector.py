@@ -28,7 +28,7 @@ from dsr_agent.service.overview import Overview
 from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.count import Count, Counted
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import GUARD, Ip, Key, Observed, SysctlKey
+from dsr_agent.state.model import GUARD, Desired, Ip, Key, Observed, SysctlKey
 
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
@@ -76,7 +76,8 @@ class Metrics:
         self._requests = http
         self._totals = SteadyTotals(board.wall)
         self._guard_totals = Totals()
-        self._names = by_vip.Names()
+        self._desired = Desired()
+        self._names: Mapping[Ip, str] = {}
 
     def render(self, accept: str) -> tuple[str, bytes]:
         """Content type and text for a scraper that sends *accept*; everything from one overview."""
@@ -86,9 +87,12 @@ class Metrics:
         tunnels = {name: name for name in overview.desired.tunnels}
         tunnels |= {item.tunnel.name: item.link.name for item in wanted.carried}
         readings, counted = self._look(overview, {link: name for name, link in tunnels.items()})
+        if overview.desired is not self._desired:
+            self._desired, self._names = overview.desired, {key.ip: str(key.ip) for key in overview.desired.vips}
+            self._guard_totals.keep(guard.declared(overview.desired, tunnels.values()))
         few = Families((*self._few(overview, wanted, tunnels, readings, counted), *self._process.collect()))
         ready = self._sources.ready(overview)
-        many = by_vip.rows(self._board, overview, self._names.of(overview.desired), ready, counted)
+        many = by_vip.rows(self._board, overview, self._names, ready, counted)
         sheets = "".join(write(encode, FAMILIES[name], sheet) for name, sheet in many)
         return content_type, sheets.encode() + encode(few)
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from dsr_agent.guard.counters import Totals
 from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.selftest import COUNTED
+from dsr_agent.reconcile.resolve import stand_in_name
 from dsr_agent.service.metrics import guard
 from dsr_agent.state.count import Count
 from dsr_agent.state.model import Desired, Link, LocalTowards, Observed, Outer, Tunnel, Vip
@@ -180,6 +182,31 @@ def test_what_vips_received_is_one_number_whatever_is_asked_of_them() -> None:
         "2001:db8::10": Count(4, 40),
         "2001:db8::11": Count(),
     }
+
+
+def test_what_the_file_declares_is_remembered_and_nothing_else() -> None:
+    """The places of its VIPs, whatever is asked of them, of its balancers, of its tunnels' links, and of reasons."""
+    file = desired(tunnel("dsr-ipip", "10.1.0.5", "10.2.0.0/16"), tunnel("open"), vips={"192.0.2.10": ()})
+    stays = [
+        ("source", ""),
+        ("from-dsr-ipip", '"10.1.0.5"'),
+        ("from-dsr-ipip/16", '"10.2.0.0"'),
+        ("from-open", ""),
+        ("vips4", '"192.0.2.10"'),
+        ("bound_served4", '{"concat":["seven","192.0.2.10"]}'),
+        (COUNTED, '"theirs"'),
+        (COUNTED, f'"{stand_in_name("theirs")}"'),
+    ]
+    goes = [
+        ("from-dsr-ipip", '"10.1.0.6"'),
+        ("from-dsr-gre", '"10.1.0.5"'),
+        ("from-elsewhere", ""),
+        ("vips4", '"192.0.2.11"'),
+        ("bound4", '{"concat":["seven","192.0.2.11"]}'),
+        (COUNTED, '"dsr-gre"'),
+    ]
+
+    assert list(filter(guard.declared(file, ["theirs"]), stays + goes)) == stays
 
 
 def test_fallback_devices_that_are_there() -> None:

@@ -151,6 +151,41 @@ def test_vips() -> None:
     assert world.value("dsr_vips_declared") == 2
 
 
+def rows_of(world: World, vip: str) -> list[str]:
+    """The families with a row of the VIP, as often as they have one."""
+    return sorted(re.findall(rf'^(\w+){{[^}}]*"{vip}"', world.page(), re.MULTILINE))
+
+
+def test_so_many_rows_for_each_vip_and_no_more() -> None:
+    """10,000 VIPs are to be scraped in a quarter of a second: a row more for each of them is dear."""
+    world = full()
+    both, first = {"dsr_vip_present", "dsr_vip_ready"}, {"dsr_service_listening", "dsr_probe_success"}
+    guarded = {"dsr_vip_received_packets_total", "dsr_vip_received_bytes_total"}
+    assert rows_of(world, VIP2) == sorted(both | guarded)
+    assert rows_of(world, VIP1) == sorted(both | guarded | first)
+    world.board.drains = Drains({ip_address(VIP1): Drain(900.0)})
+    assert rows_of(world, VIP1) == sorted(both | guarded | first | {"dsr_vip_drained"})
+    assert rows_of(World(report()), VIP1) == sorted(both), "no guard has counted, and nothing else is known"
+
+
+def test_what_left_the_file_is_forgotten_and_what_stays_counts_on() -> None:
+    world = full()
+    world.guard |= {("vips4", f'"{VIP1}"'): Count(5, 500), ("vips6", f'"{VIP2}"'): Count(7, 700)}
+    with_both = world.board.overview
+    with_one = replace(with_both, desired=replace(desired(VIP1), guard=GuardPolicy()))
+    assert world.value(f'dsr_vip_received_packets_total{{vip="{VIP2}"}}') == 7
+
+    world.board.overview = with_one
+    del world.guard["vips6", f'"{VIP2}"']
+    world.guard["vips4", f'"{VIP1}"'] = Count(1, 100)  # its table was made again
+    assert world.value(f'dsr_vip_received_packets_total{{vip="{VIP1}"}}') == 6
+    assert f'"{VIP2}"' not in world.page()
+
+    world.board.overview = with_both
+    assert world.value(f'dsr_vip_received_packets_total{{vip="{VIP1}"}}') == 6
+    assert world.value(f'dsr_vip_received_packets_total{{vip="{VIP2}"}}') == 0
+
+
 def test_a_tunnel_is_up_when_its_link_is_there_ours_and_up() -> None:
     assert World(report()).value('dsr_tunnel_up{tunnel="dsr-ipip"}') == 1
     assert World(report(saw=observed(up=False))).value('dsr_tunnel_up{tunnel="dsr-ipip"}') == 0
