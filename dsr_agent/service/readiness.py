@@ -6,12 +6,12 @@ It is not as the file says, the self-test does not reach it, nobody listens, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from dsr_agent.service.ledger import Probes
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
-from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, LinkKey, Vip
+from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, Key, LinkKey, Vip
 from dsr_agent.truth.drains import Drains
 from dsr_agent.truth.listeners import Standings, services_of
 
@@ -42,7 +42,7 @@ class Readiness:
         self._drains = drains
         self._now = now
         self._status = status
-        self._tunnels: dict[str, tuple[str, ...]] = {}
+        self._shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     def everything(self) -> list[str]:
         """
@@ -71,14 +71,14 @@ class Readiness:
         missed = [standing.why_not for standing in standings if standing and not standing.up]
         return drained + found + [f"{key}: {why}" for why in (*tested, *missed)]
 
-    def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[str]:
+    def _lacking(self, key: AddressKey, vip: Vip) -> list[str]:
         """What is not as the file says, of all that this VIP needs."""
-        undone = self._overview.undone
-        for part in (key, LinkKey(vip.device), THIS_HOST, GUARD):
-            yield from (f"{part}: {reason}" for reason in undone.get(part, ()))
-        for tunnel in vip.tunnels:
-            if tunnel not in self._tunnels:
-                parts = keys_of_tunnel(tunnel, self._status())
-                found = [f"{part}: {reason}" for part in parts for reason in undone.get(part, ())]
-                self._tunnels[tunnel] = tuple(found)
-            yield from self._tunnels[tunnel]
+        own = [f"{key}: {reason}" for reason in self._overview.undone.get(key, ())]
+        needs = vip.device, vip.tunnels
+        if needs not in self._shared:
+            parts: list[Key] = [LinkKey(vip.device), THIS_HOST, GUARD]
+            for tunnel in vip.tunnels:
+                parts += keys_of_tunnel(tunnel, self._status())
+            undone = self._overview.undone
+            self._shared[needs] = [f"{part}: {reason}" for part in parts for reason in undone.get(part, ())]
+        return own + self._shared[needs]

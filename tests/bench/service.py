@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tests.netns.process import PORT, Agent, Response, Watcher, addresses, ask, get, vips
 
+SCRAPES = 8
 REPAIRS = 8  # of 10 VIPs, in three rounds, none is undone ten times a minute
 
 
@@ -59,7 +60,7 @@ def times(measure: Callable[[], float], count: int) -> str:
 # As Prometheus 3 asks.
 _ACCEPT = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3"
 # The self-test needs tunnels, which most development kernels have not; the guard needs their declaration only.
-_TUNNEL = '[[tunnel]]\nencapsulation = "ipip"\nlocal = "127.0.0.1"\nload_balancers = ["127.0.0.9"]\n'
+_TUNNEL = '[[tunnel]]\nencapsulation = "ipip"\nlocal = "10.0.0.2"\nload_balancers = ["10.0.0.9"]\n'
 _SERVICE = 'services = ["udp/1812"]'
 
 
@@ -148,7 +149,7 @@ def bench(count: int, idle: float) -> None:
             row(f"{count} VIPs: exec to the first answer of HTTP", f"{(time.perf_counter() - started) * 1000:.0f} ms")
             targets = cycle(addresses(count))  # never one of them ten times in a minute: that would be a fight
             row(f"{count} VIPs: memory", f"{rss(agent.pid):.1f} MB")
-            row(f"{count} VIPs: scrape", times(alone, 8))
+            row(f"{count} VIPs: scrape", times(alone, SCRAPES))
             row(f"{count} VIPs: memory after scrapes", f"{rss(agent.pid):.1f} MB")
 
             def repair(watcher: Watcher = watcher, targets: Iterator[str] = targets) -> float:
@@ -187,25 +188,28 @@ def full(count: int) -> None:
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.bind(("", 1812))
     with closing(listener), tempfile.TemporaryDirectory() as folder, Watcher() as watcher:
-        with Agent(Path(folder), file) as agent:
-            agent.serving()
+        agent = Agent(Path(folder), file)
+        with agent:
+            agent.until(lambda: "dsr_guard_in_place 1" in get("/metrics").body, "the guard")
             page = prometheus()[1].body
             rows = sum(f'vip="{next(iter(addresses(count)))}"' in line for line in page.splitlines())
-            guarded = "dsr_guard_in_place 1" in page
-            row(f"{count} VIPs, guard {guarded}: rows for each VIP; MB in all", f"{rows}; {len(page) / 1e6:.1f}")
-            row(f"{count} VIPs, guard {guarded}: scrape", times(lambda: prometheus()[0], 8))
-            row(f"{count} VIPs, guard {guarded}: scrape, gzipped", times(lambda: prometheus("gzip")[0], 8))
-            row(f"{count} VIPs, guard {guarded}: memory after scrapes", f"{rss(agent.pid):.1f} MB")
+            what = f"{count} VIPs, guard and services"
+            row(f"{what}: rows for each VIP, MB in all", f"{rows}, {len(page) / 1e6:.1f} MB")
+            before = cpu(agent.pid)
+            row(f"{what}: scrape", times(lambda: prometheus()[0], SCRAPES))
+            row(f"{what}: scrape, processor seconds", f"{(cpu(agent.pid) - before) / SCRAPES:.3f}")
+            row(f"{what}: scrape, gzipped", times(lambda: prometheus("gzip")[0], SCRAPES))
+            row(f"{what}: memory after scrapes", f"{rss(agent.pid):.1f} MB")
             targets = cycle(addresses(count))
 
             def repair() -> float:
                 time.sleep(0.1)
                 return watcher.repair(next(targets))
 
-            row(f"{count} VIPs, guard {guarded}: repair, quiet", times(repair, REPAIRS))
+            row(f"{what}: repair, quiet", times(repair, REPAIRS))
             with renderers(Path(folder) / "http.sock"):
                 time.sleep(0.5)
-                row(f"{count} VIPs, guard {guarded}: repair, a page always being rendered", times(repair, REPAIRS))
+                row(f"{what}: repair, pages always being made", times(repair, REPAIRS))
 
 
 def main() -> None:
