@@ -33,7 +33,7 @@ GAUGES = _of(
         ("dsr_vips_declared", "", "VIPs in the file."),
         ("dsr_vip_present", "vip", "Whether the VIP is on its device."),
         ("dsr_vip_ready", "vip", "Whether /readyz/VIP says that the VIP is ready."),
-        ("dsr_vip_drained", "vip", "Whether somebody has drained the VIP."),
+        ("dsr_vip_drained", "vip", "1 for each VIP that somebody has drained; the others have none."),
         ("dsr_service_listening", "vip service", "Whether somebody listens for a service that the VIP declares."),
         ("dsr_probe_running", "", "Whether there is a self-test (1), or the file or the host has none (0)."),
         (
