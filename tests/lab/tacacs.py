@@ -149,17 +149,23 @@ class _Talk:
 
 
 def _login(client: str, talk: _Talk) -> tuple[Session, bytes]:
-    """A session of authentication: the password comes at once (PAP) or is asked for (ASCII)."""
+    """A session of authentication: the password comes at once (PAP), or what is missing is asked for (ASCII)."""
     kind = talk.body[2]
-    user, _, _, data = _parts(talk.body[8:], talk.body[4:8])
-    if kind == flags.TAC_PLUS_AUTHEN_TYPE_PAP:
-        password = data
-    else:
-        said = talk.ask(_authentication_reply(flags.TAC_PLUS_AUTHEN_STATUS_GETPASS, b"Password: "))
-        password = said[5 : 5 + struct.unpack_from("!H", said)[0]]
+    user, _, _, password = _parts(talk.body[8:], talk.body[4:8])
+    if kind == flags.TAC_PLUS_AUTHEN_TYPE_ASCII:
+        if not user:
+            user = _said(talk, flags.TAC_PLUS_AUTHEN_STATUS_GETUSER, b"Username: ")
+        password = _said(talk, flags.TAC_PLUS_AUTHEN_STATUS_GETPASS, b"Password: ")
     passed = (user.decode(), password.decode()) == (USER, PASSWORD)
     status = flags.TAC_PLUS_AUTHEN_STATUS_PASS if passed else flags.TAC_PLUS_AUTHEN_STATUS_FAIL
     return Session(client, "login", user.decode(), "pass" if passed else "fail"), _authentication_reply(status)
+
+
+def _said(talk: _Talk, status: int, question: bytes) -> bytes:
+    """What the client answers to a question."""
+    body = talk.ask(_authentication_reply(status, question))
+    user, _ = struct.unpack_from("!HH", body)
+    return body[5 : 5 + user]
 
 
 def _authentication_reply(status: int, message: bytes = b"") -> bytes:

@@ -55,6 +55,8 @@ class TestEachWay:
 
     def test_four_thousand_bytes_go_there_and_come_back(self, servers: Pair, address: str) -> None:
         for client, secret in clients_of(address).items():
+            if ":" in address:  # routers may not split it: the first is lost and tells the client what fits
+                ask(address, client, secret, *login(), *LONG, patience=0.2)
             said = ask(address, client, secret, *login(), *LONG, times=2)
             assert [answer[:2] for answer in said.answers] == [("Access-Accept", address)] * 2
             assert all(4000 <= length <= 4096 for length in (*said.sent, *(answer[2] for answer in said.answers)))
@@ -62,7 +64,7 @@ class TestEachWay:
     def test_a_stranger_is_not_answered_and_the_log_names_it(self, servers: Pair, address: str) -> None:
         stranger = stranger_to(address)
         for _ in servers:
-            assert not ask(address, stranger, "no secret", *login(), tries=1).answers
+            assert not ask(address, stranger, "no secret", *login(), patience=0.2).answers
         wait_for(lambda: all(stranger in server.unknown() for server in servers), "both logs to name the stranger")
 
     def test_a_wrong_password_is_refused(self, servers: Pair, address: str) -> None:
