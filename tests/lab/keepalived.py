@@ -62,8 +62,8 @@ class Keepalived:
     """
     Debian's ``keepalived`` in the balancer's namespace, for *services* on both real servers.
 
-    Each second it gets ``/readyz/VIP`` from the agent of each of them. Datagrams are sent on one by one: else those from
-    one port of a client would follow it to a server that is out. A context manager that runs it.
+    Each second it gets ``/readyz/VIP`` from the agent of each of them. Datagrams are sent on one by one: else those
+    from one port of a client would go on to a server that is out. A context manager that runs it.
     """
 
     def __init__(self, services: Sequence[Service]) -> None:
@@ -138,7 +138,8 @@ def _service(service: Service) -> str:
 def _weights(service: Service) -> dict[str, int]:
     """Of each real server, how much it is sent; 0 is nothing new."""
     with inside(BALANCER):  # ipvsadm says the same, but takes longer than what is to be measured
-        lines = Path("/proc/thread-self/net/ip_vs").read_text().splitlines()
+        file = Path("/proc/thread-self/net/ip_vs")
+        lines = file.read_text().splitlines() if file.exists() else []  # keepalived loads the module
     wanted = [service.protocol.upper(), _packed(service.virtual.address, service.port)]
     of = {_packed(SERVER_IP[server], service.port): server for server in SERVERS}
     found, within = {}, False

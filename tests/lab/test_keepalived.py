@@ -61,8 +61,13 @@ def scene() -> Iterator[Scene]:
         agents = {server: stack.enter_context(Agent(server, config(server))) for server in SERVERS}
         found = {server: stack.enter_context(FreeRadius(server, [GRE], CLIENTS)) for server in SERVERS}
         echo = {server: Echo(server, IPIP, ECHO_PORT) for server in SERVERS}
-        stack.callback(lambda: [each.close() for each in echo.values()])
+        stack.callback(_close, echo)
         yield Scene(agents, found, echo, stack.enter_context(Keepalived([*ECHO, *RADIUS])))
+
+
+def _close(echo: dict[str, Echo]) -> None:
+    for each in echo.values():
+        each.close()
 
 
 @dataclass
@@ -113,8 +118,8 @@ def test_what_stops_on_one_server_is_asked_of_the_other(scene: Scene, ledger: Le
         others = stream.finish()
     assert logins.failed == 0
     assert clean(others)
-    ledger.add("FreeRADIUS stopped on one server: until it is sent nothing", out, None)
-    ledger.add("... and started again: until it is sent requests; the other VIP's packets", back, others)
+    ledger.add("FreeRADIUS stopped on one server: it is sent nothing", out, None)
+    ledger.add("... and started; packets of the other VIP", back, others)
     ledger.note(f"meanwhile {logins.done} logins, {logins.repeated} had to be asked for again, none failed")
 
 
@@ -139,8 +144,8 @@ def test_a_drain_moves_new_sessions_and_cuts_none(scene: Scene, ledger: Ledger) 
         tally = stream.finish()
     assert clean(tally)
     exchanges = sum(session.exchanges for session in running)
-    ledger.add("a VIP drained on one server: until it is sent nothing", out, None)
-    ledger.add("... and undrained: until it is sent requests; packets from before to after", back, tally)
+    ledger.add("a VIP drained on one server: it is sent nothing new", out, None)
+    ledger.add("... and undrained; packets of all this time", back, tally)
     ledger.note(f"6 sessions went on meanwhile, {exchanges} times something said and answered, none was cut")
 
 
@@ -161,5 +166,5 @@ def test_datagrams_are_lost_only_until_the_balancer_knows(scene: Scene, ledger: 
         stream.wait_answered(100)
         tally = stream.finish()
     assert 0 < tally.lost < tally.sent / 2
-    ledger.add("an application stopped on one server: until it is sent nothing", out, None)
-    ledger.add("... and started again: until it is sent requests; its packets from before to after", back, tally)
+    ledger.add("a VIP's application stopped: it is sent nothing", out, None)
+    ledger.add("... and started; packets of all this time", back, tally)
