@@ -78,6 +78,7 @@ class FreeRadius:
         self.space = space
         self._folder = tempfile.TemporaryDirectory(prefix=f"radius-{space}-")
         self._process: subprocess.Popen[bytes] | None = None
+        self._mark = 0
         at = Path(self._folder.name)
         self._log, self._detail, self._output = at / "log", at / "detail", at / "output"
         kinds = [(address, kind, port) for address in addresses for kind, port in (("auth", AUTH), ("acct", ACCT))]
@@ -93,19 +94,25 @@ class FreeRadius:
         )
         (at / "users").write_text(f'{USER} Cleartext-Password := "{PASSWORD}"\n')
 
-    def start(self) -> None:
+    def start(self, wait: bool = True) -> None:
         """Start it; returns when it serves."""
-        mark = len(self.log())
+        self._mark = len(self.log())
         # In the foreground, with one process: it is stopped and paused like any other child.
         command = ["freeradius", "-f", "-d", self._folder.name, "-n", "radiusd"]
         with inside(self.space), self._output.open("wb") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Return once it serves."""
+
         def ready() -> bool:
             assert self._process
             if self._process.poll() is not None:
-                raise RuntimeError(f"FreeRADIUS ended: {self._output.read_text()}{self.log()[mark:]}")
-            return "Ready to process requests" in self.log()[mark:]
+                raise RuntimeError(f"FreeRADIUS ended: {self._output.read_text()}{self.log()[self._mark :]}")
+            return "Ready to process requests" in self.log()[self._mark :]
 
         wait_for(ready, "FreeRADIUS to be ready")
 

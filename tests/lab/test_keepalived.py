@@ -58,7 +58,12 @@ def scene() -> Iterator[Scene]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(world())
         more_clients()
-        agents = {server: stack.enter_context(Agent(server, config(server))) for server in SERVERS}
+        agents = {server: Agent(server, config(server)) for server in SERVERS}
+        for agent in agents.values():
+            stack.push(agent.__exit__)
+            agent.start(wait=False)
+        for agent in agents.values():
+            agent.wait_log("started: ")
         found = {server: stack.enter_context(FreeRadius(server, [GRE], CLIENTS)) for server in SERVERS}
         echo = {server: Echo(server, IPIP, ECHO_PORT) for server in SERVERS}
         stack.callback(_close, echo)

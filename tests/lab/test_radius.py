@@ -88,17 +88,17 @@ class TestEachWay:
         wait_for(lambda: all(stranger in server.unknown() for server in servers), "both logs to name the stranger")
 
     def test_a_wrong_password_is_refused(self, servers: Pair, address: str) -> None:
-        said = of_each(address, lambda client, secret: ask(address, client, secret, *login(password="wrong")))
-        assert kinds(said) == {("Access-Reject", address)}
+        client, secret = next(iter(clients_of(address).items()))
+        assert kinds({client: [ask(address, client, secret, *login(password="wrong"))]}) == {("Access-Reject", address)}
 
     def test_status_server_is_answered(self, servers: Pair, address: str) -> None:
-        question = ("Message-Authenticator = 0x00",)
-        said = of_each(address, lambda client, secret: ask(address, client, secret, *question, verb="status"))
-        assert kinds(said) == {("Access-Accept", address)}
+        client, secret = next(iter(clients_of(address).items()))
+        said = ask(address, client, secret, "Message-Authenticator = 0x00", verb="status")
+        assert kinds({client: [said]}) == {("Access-Accept", address)}
 
 
 def test_many_clients_at_once(servers: Pair, ledger: Ledger) -> None:
-    times = 20
+    times = 10
 
     def logins() -> dict[str, list[Said]]:
         def of(client: str) -> list[Said]:
