@@ -1,4 +1,4 @@
-"""Why a VIP is not ready to be sent requests: not as the file says, nobody listens, or drained. Pure."""
+"""Why a VIP is not ready to be sent requests: not as the file says, nobody listens, drained or held. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
 from dsr_agent.state.model import THIS_HOST, AddressKey, LinkKey, Vip
-from dsr_agent.truth.drains import Drains
 from dsr_agent.truth.listeners import Standings, services_of
+from dsr_agent.truth.spans import Spans
 
 DRAINED = "drained"
+HELD = "held"
 
 
 class Readiness:
@@ -22,7 +23,7 @@ class Readiness:
     """
 
     def __init__(
-        self, overview: Overview, services: Standings, drains: Drains, now: float, status: Callable[[], Status]
+        self, overview: Overview, services: Standings, drains: Spans, now: float, status: Callable[[], Status]
     ) -> None:
         self._overview = overview
         self._services = services
@@ -35,22 +36,30 @@ class Readiness:
         """
         Why this host is not ready, whatever it is about.
 
-        Single VIPs that are drained are meant to be, and say nothing against the others.
+        Single VIPs that are drained or held are meant to be, and say nothing against the others.
         """
-        undone = self._overview.undone
-        vips = self._overview.desired.vips
-        drained = self._drains.of_host(self._now) or (vips and all(self._drains.of(key.ip, self._now) for key in vips))
-        found = [DRAINED] if drained else []
-        found += [f"{key}: {reason}" for key, reasons in undone.items() for reason in reasons]
-        return found + [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
+        found = [f"{key}: {reason}" for key, reasons in self._overview.undone.items() for reason in reasons]
+        services = [(each.vip, of.why_not) for each, of in self._services.items() if of.why_not]
+        held = self._overview.desired.held
+        return self._asked_for() + found + [f"{key}: {why}" for key, why in services if key.ip not in held]
+
+    def _asked_for(self) -> list[str]:
+        """Whether somebody wants no VIP of this host to be sent requests."""
+        vips, held = self._overview.desired.vips, self._overview.desired.held
+        if self._drains.of_host(self._now):
+            return [DRAINED]
+        if vips and all(key.ip in held or self._drains.of(key.ip, self._now) for key in vips):
+            return [HELD] if len(held) == len(vips) else [DRAINED]
+        return []
 
     def of(self, key: AddressKey, vip: Vip) -> list[str]:
         """Why this VIP is not ready; empty if it is."""
         found = list(dict.fromkeys(self._lacking(key, vip)))
-        if key not in self._overview.observed.addresses and not found:
+        held = [HELD] if key.ip in self._overview.desired.held else []
+        if not held and key not in self._overview.observed.addresses and not found:
             found = [f"{key}: it is missing"]
         drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        return drained + found + [f"{key}: {why}" for why in self._of_services(key, vip)]
+        return held + drained + found + [f"{key}: {why}" for why in self._of_services(key, vip)]
 
     def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[str]:
         for service in services_of(key, vip):

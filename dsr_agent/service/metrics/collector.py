@@ -118,8 +118,10 @@ class _Collector(Collector):
         standings = self._board.services.items()
         listening = [((str(service.vip.ip), service.name), standing.up) for service, standing in standings]
         yield _gauge("dsr_service_listening", listening)
+        held = [key for key in overview.desired.vips if key.ip in overview.desired.held]
         drained = [((str(key.ip),), drains.of(key.ip, now) is not None) for key in overview.desired.vips]
         yield _gauge("dsr_vip_drained", drained)
+        yield _gauge("dsr_vip_held", [((str(key.ip),), 1) for key in held])
 
     def _tunnels(self, overview: Overview, wanted: Wanted) -> Iterator[Metric]:
         desired, links = overview.desired, overview.observed.links

@@ -34,6 +34,7 @@ GAUGES = _of(
         ("dsr_vip_present", "vip", "Whether the VIP is on its device."),
         ("dsr_vip_ready", "vip", "Whether /readyz/VIP says that the VIP is ready."),
         ("dsr_vip_drained", "vip", "Whether somebody has drained the VIP."),
+        ("dsr_vip_held", "vip", "Always 1, for VIPs that somebody holds: they are left as they are, there or not."),
         ("dsr_service_listening", "vip service", "Whether somebody listens for a service that the VIP declares."),
         ("dsr_tunnel_info", "tunnel encapsulation link local", "Always 1; what carries the tunnel."),
         ("dsr_tunnel_up", "tunnel", "Whether the tunnel's link is there and up."),

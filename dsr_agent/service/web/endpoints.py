@@ -12,9 +12,9 @@ from urllib.parse import unquote
 from dsr_agent import __version__
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
-from dsr_agent.service.drain_rows import drained_json
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.readiness import Readiness
+from dsr_agent.service.span_rows import drained_json, held_json
 from dsr_agent.service.status import Status, as_json
 from dsr_agent.state.model import AddressKey, Ip, Vip
 
@@ -151,6 +151,7 @@ class Endpoints:
             "foreign_drops": list(board.foreign_drops),
             "not_ready": {str(ip): why for ip, why in self._reasons(overview) if why},
             "drained": drained_json(board),
+            "held": held_json(board.holds, overview.desired, board.wall()),
         }
 
 

@@ -76,7 +76,7 @@ def full() -> World:
     guarded = ObservedGuard(Table())
     world.board.overview = replace(
         world.board.overview,
-        desired=replace(world.board.overview.desired, guard=GuardPolicy()),
+        desired=replace(world.board.overview.desired, guard=GuardPolicy()).holding([key(VIP2).ip]),
         observed=replace(world.board.overview.observed, guard=guarded, links={"tunl0": Link("tunl0", "ipip")}),
     )
     service = Service(key(VIP1), "udp/1812")
