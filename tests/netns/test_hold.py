@@ -138,10 +138,14 @@ def test_teardown_takes_what_is_held_too_and_leaves_the_hold(tmp_path: Path) -> 
     with Agent(tmp_path, VIPS) as agent:
         serving(agent)
         agent.call("hold", ONE)
-    assert there(ONE)
-    assert dsr_agent("teardown").code == 0
-    assert [there(ONE), there(TWO)] == [False, False]
-    with Agent(tmp_path, VIPS):
+        os.kill(agent.pid, signal.SIGTERM)
+        assert agent.process
+        agent.process.wait(DEADLINE)
+        assert there(ONE)
+        assert agent.call("teardown").returncode == 0
+        assert [there(ONE), there(TWO)] == [False, False]
+        agent.start()
+        agent.hear("READY=1")
         assert [there(ONE), there(TWO)] == [False, True]
 
 

@@ -45,11 +45,13 @@ _LARGER_OF_BOTH = frozenset({"rp_filter", "arp_ignore", "arp_announce"})
 
 @dataclass
 class HttpCounts:
-    """What the HTTP server counts about itself."""
+    """What the HTTP server counts about itself, and about the agent checks that it answers."""
 
     accepted: int = 0
     cut: dict[str, int] = field(default_factory=lambda: {"slow": 0, "crowd": 0})
     listening: dict[str, bool] = field(default_factory=dict)
+    agent_check_listening: dict[str, bool] = field(default_factory=dict)
+    agent_check_answers: dict[str, int] = field(default_factory=lambda: {"up": 0, "down": 0})
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,10 @@ class _Collector(Collector):
     def _served(self) -> Iterator[Metric]:
         http = self._requests
         yield _gauge("dsr_http_listening", [((listen,), up) for listen, up in http.listening.items()])
+        checks = http.agent_check_listening.items()
+        yield _gauge("dsr_agent_check_listening", [((listen,), up) for listen, up in checks])
+        answers = http.agent_check_answers.items() if checks else ()
+        yield _counter("dsr_agent_check_answers_total", [((state,), count) for state, count in answers])
         yield _counter("dsr_http_connections_total", [((), http.accepted)])
         yield _counter("dsr_http_connections_cut_total", [((reason,), count) for reason, count in http.cut.items()])
 

@@ -57,6 +57,7 @@ GAUGES = _of(
         ("dsr_config_last_reload_success_timestamp_seconds", "", "When a file that could be used was last read."),
         ("dsr_loop_last_turn_age_seconds", "", "Seconds since the reconcile loop last came round."),
         ("dsr_http_listening", "listen", "Whether the address of [http] listen is being served."),
+        ("dsr_agent_check_listening", "listen", "Whether the address of [agent_check] listen is being served."),
     ),
 )
 
@@ -96,6 +97,7 @@ COUNTERS = _of(
         ("dsr_icmp_unreachables_sent_total", "", "ICMP unreachables the host sent, such as for GRE without a tunnel."),
         ("dsr_reassembly_failures_total", "", "IPv4 datagrams whose fragments did not come together."),
         ("dsr_netlink_events_lost_total", "", "Times the kernel dropped announcements; everything was read back."),
+        ("dsr_agent_check_answers_total", "state", "Agent checks answered: up (drained or not), down."),
         ("dsr_http_connections_total", "", "Connections accepted."),
         (
             "dsr_http_connections_cut_total",

@@ -19,7 +19,8 @@ from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
 from dsr_agent.service.span_keeper import Keepers
 from dsr_agent.service.web.changes import Changes
 from dsr_agent.service.web.endpoints import Endpoints
-from dsr_agent.service.web.server import Site, Web
+from dsr_agent.service.web.requests import Site
+from dsr_agent.service.web.server import Web
 from dsr_agent.service.web.sockets import Tls, Wanted, default_socket
 
 
@@ -59,4 +60,4 @@ def wanted(settings: Settings, environ: Mapping[str, str] = os.environ) -> Wante
     """Where the file wants HTTP to be had."""
     http = settings.http
     tls = Tls(http.certificate, http.key, http.client_ca) if http.certificate else None
-    return Wanted(http.listen, http.socket or default_socket(environ), tls)
+    return Wanted(http.listen, settings.agent_check.listen, http.socket or default_socket(environ), tls)

@@ -16,6 +16,7 @@ from dsr_agent.service.overview import Overview
 from dsr_agent.service.readiness import Readiness
 from dsr_agent.service.span_rows import drained_json, held_json
 from dsr_agent.service.status import Status, as_json
+from dsr_agent.service.web.agent_check import line
 from dsr_agent.state.model import AddressKey, Ip, Vip
 
 _TEXT = "text/plain; charset=utf-8"
@@ -102,6 +103,15 @@ class Endpoints:
             return text(503, why)
         why = self.readiness(overview).of(*found)
         return text(503, why) if why else text(200, ["ok"])
+
+    def agent_check(self, name: str) -> str:
+        """The same in the words of HAProxy's agent check: about one VIP, or everything if *name* is empty."""
+        overview = self._board.overview
+        found = find_vip(overview, name) if name else None
+        if name and found is None:
+            return line([f"no VIP of that name or address: {name[:80]}"])
+        readiness = self.readiness(overview)
+        return line(self._not_yet(overview) or (readiness.of(*found) if found else readiness.everything()))
 
     def readiness(self, overview: Overview) -> Readiness:
         """What is ready and what is not, now."""
