@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ from dsr_agent.config import Loaded, load
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
 from dsr_agent.reconcile.plan import teardown
-from dsr_agent.service import daemon, notify
+from dsr_agent.service import daemon, notify, selftest
 from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.instance import Instance, running
 from dsr_agent.service.listeners import look_once
 from dsr_agent.service.span_keeper import HOLD, LONGEST, UnreadableError, kept, place
 from dsr_agent.service.span_rows import held_json
 from dsr_agent.service.status import Status
+from dsr_agent.service.subjects import find_vip
 from dsr_agent.service.web.sockets import default_socket
 from dsr_agent.state.errors import ConfigError, DsrError
 from dsr_agent.state.model import EVERYTHING, Desired
@@ -56,6 +58,10 @@ _VERBS: dict[str, tuple[str, str]] = {
         "What is taken away by hand is not put back, until release or the end of the time. A held VIP is not ready.",
     ),
     "release": ("end what hold began", "What is missing is put back at once. All held VIPs if none is named."),
+    "probe": (
+        "send a packet through each tunnel to each VIP, and say what became of it",
+        "Exit code 1 if any did not arrive. Nothing is sent where no tunnel would take it.",
+    ),
     "teardown": ("remove everything that is marked ours, and nothing else", "The file is not needed."),
 }
 
@@ -102,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     for verb, (what, more) in _VERBS.items():
         about = f"{what[0].upper()}{what[1:]}. {more}"
         added = verbs.add_parser(verb, parents=[common], help=what, description=about)
-        if verb in ("drain", "undrain", "release"):
+        if verb in ("drain", "undrain", "release", "probe"):
             added.add_argument("vips", metavar="VIP", nargs="*", help="an address or name of the file (default: all)")
         if verb == "hold":
             added.add_argument("vips", metavar="VIP", nargs="+", help="an address or name of the file")
@@ -238,6 +244,23 @@ def _change(arguments: argparse.Namespace, asked: Mapping[str, Any]) -> int:
     return FINE if answer["ok"] else NOT_IN_SYNC
 
 
+async def _probe(arguments: argparse.Namespace) -> int:
+    loaded = _loader(arguments)()
+    named = [find_vip(loaded.desired, name) for name in arguments.vips]
+    if None in named:
+        _fail(arguments, f"no VIP of that name or address: {arguments.vips[named.index(None)]}")
+        return UNUSABLE
+    loaded = replace(loaded, desired=_without(loaded.desired, _holds(loaded, _says(loaded, running()))))
+    async with Host() as host:
+        _, observed = await plan_now(host, loaded.desired)
+    found = await selftest.once(loaded, observed, [key.ip for key in named if key])
+    if arguments.json:
+        _print_json(printing.probed_json(found))
+    else:
+        print(printing.probed(found))
+    return FINE if found.fine else NOT_IN_SYNC
+
+
 async def _teardown(arguments: argparse.Namespace) -> int:
     if (pid := running()) is not None:
         return _fail(arguments, f"dsr-agent runs here (process {pid}) and would put all back; stop it first")
@@ -262,6 +285,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "undrain": _undrain,
     "hold": _hold,
     "release": _release,
+    "probe": _probe,
     "teardown": _teardown,
 }
 

@@ -36,6 +36,12 @@ GAUGES = _of(
         ("dsr_vip_drained", "vip", "Whether somebody has drained the VIP."),
         ("dsr_vip_held", "vip", "Always 1, for VIPs that somebody holds: they are left as they are, there or not."),
         ("dsr_service_listening", "vip service", "Whether somebody listens for a service that the VIP declares."),
+        ("dsr_probe_running", "", "Whether there is a self-test (1), or the file or the host has none (0)."),
+        (
+            "dsr_probe_success",
+            "vip tunnel",
+            "Whether the self-test reaches the VIP by the tunnel (1), or has been lost [probe] fall times (0).",
+        ),
         ("dsr_tunnel_info", "tunnel encapsulation link local", "Always 1; what carries the tunnel."),
         ("dsr_tunnel_up", "tunnel", "Whether the tunnel's link is there and up."),
         (
@@ -64,7 +70,11 @@ GAUGES = _of(
 COUNTERS = _of(
     "counter",
     (
-        ("dsr_tunnel_decapsulated_packets_total", "tunnel", "Packets that came out of the tunnel."),
+        (
+            "dsr_tunnel_decapsulated_packets_total",
+            "tunnel",
+            "Packets that came out of the tunnel, but for the self-test's.",
+        ),
         ("dsr_tunnel_decapsulated_bytes_total", "tunnel", "Bytes that came out of the tunnel, outer header left away."),
         (
             "dsr_tunnel_receive_errors_total",
@@ -82,6 +92,8 @@ COUNTERS = _of(
         ("dsr_guard_dropped_bytes_total", "reason", "Bytes of them."),
         ("dsr_vip_received_packets_total", "vip", "Packets that came to the VIP out of tunnels."),
         ("dsr_vip_received_bytes_total", "vip", "Bytes of them, with their own IP header."),
+        ("dsr_probe_sent_packets_total", "", "Packets of the self-test that were sent. They count nowhere else."),
+        ("dsr_probe_lost_packets_total", "", "Those of them that did not arrive in time by their tunnel's link."),
         ("dsr_drift_total", "object", "Things found to be other than the file says, though they had been."),
         (
             "dsr_repairs_total",
