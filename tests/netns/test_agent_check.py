@@ -39,7 +39,7 @@ def running(folder: Path, config: str = CONFIG + VIPS) -> Iterator[Agent]:
     """An agent that answers."""
     with Agent(folder, config) as agent:
         agent.until(lambda: agent.unix("/livez").status == 200, "the socket")
-        agent.until(lambda: told(), "agent checks")
+        agent.until(told, "agent checks")
         yield agent
 
 

@@ -6,7 +6,7 @@ Nothing here is touched by the loop, and nothing here waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,6 +25,7 @@ from dsr_agent.service.metrics import guard
 from dsr_agent.service.metrics.families import COUNTERS, GAUGES, HISTOGRAMS
 from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
+from dsr_agent.service.readiness import Reason
 from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import GUARD, Ip, Key, Observed, SysctlKey
@@ -64,7 +65,7 @@ class Sources:
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
     wanted: Callable[[Overview], Wanted]
-    ready: Callable[[Overview], Iterable[tuple[Ip, bool]]]
+    reasons: Callable[[Overview], Iterable[tuple[Ip, Sequence[Reason]]]]
 
 
 class Metrics:
@@ -118,7 +119,10 @@ class _Collector(Collector):
 
     def _readiness(self, overview: Overview) -> Iterator[Metric]:
         now, drains = self._board.wall(), self._board.drains
-        yield _gauge("dsr_vip_ready", [((str(ip),), good) for ip, good in self._sources.ready(overview)])
+        reasons = [(str(ip), why) for ip, why in self._sources.reasons(overview)]
+        yield _gauge("dsr_vip_ready", [((vip,), not why) for vip, why in reasons])
+        lacking = [((vip, about), 1) for vip, why in reasons for about in sorted({str(each.about) for each in why})]
+        yield _gauge("dsr_vip_not_ready_reason", lacking)
         standings = self._board.services.items()
         listening = [((str(service.vip.ip), service.name), standing.up) for service, standing in standings]
         yield _gauge("dsr_service_listening", listening)

@@ -33,6 +33,12 @@ GAUGES = _of(
         ("dsr_vips_declared", "", "VIPs in the file."),
         ("dsr_vip_present", "vip", "Whether the VIP is on its device."),
         ("dsr_vip_ready", "vip", "Whether /readyz/VIP says that the VIP is ready."),
+        (
+            "dsr_vip_not_ready_reason",
+            "vip reason",
+            "Always 1, for VIPs that are not ready: what it is about, one of starting, stuck, held, drained, vip, "
+            "device, tunnel, guard, host, self_test, service.",
+        ),
         ("dsr_vip_drained", "vip", "Whether somebody has drained the VIP."),
         ("dsr_vip_held", "vip", "Always 1, for VIPs that somebody holds: they are left as they are, there or not."),
         ("dsr_service_listening", "vip service", "Whether somebody listens for a service that the VIP declares."),

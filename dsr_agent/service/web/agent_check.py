@@ -14,24 +14,38 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from dsr_agent.service.readiness import DRAINED
+from dsr_agent.service.readiness import About, Reason
 from dsr_agent.service.web.connections import Connections
 
-# HAProxy without agent-send says nothing: so long it is waited for a line, in seconds. Its default timeout is 2.
+# HAProxy without agent-send says nothing: so long it is waited for a line, in seconds. Long enough for a packet that is
+# lost and sent again (200 ms), so that nobody is told about something else for that; HAProxy waits for its agent-inter,
+# 2 s if nobody changes it.
 PATIENCE = 0.3
 _LONGEST_QUESTION = 256
 _LONGEST_REASON = 160
 
 
-def line(why: Sequence[str]) -> str:
+def line(why: Sequence[Reason]) -> str:
     """What is answered about something that is not ready for these reasons, or ready if there is none."""
-    drain = " drain" if DRAINED in why else ""
-    lacking = [reason for reason in why if reason != DRAINED]
+    lacking = [reason for reason in why if reason.about is not About.DRAINED]
+    drain = " drain" if len(lacking) < len(why) else ""
     if not lacking:
         return f"up{drain or ' ready'}"
+    first = lacking[0]
     more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
-    first = "".join(letter if " " <= letter <= "~" else " " for letter in lacking[0])
-    return f"down{drain} #{' '.join(first.split())[:_LONGEST_REASON]}{more}"
+    text = first.text if first.text == first.about else f"{first.about}: {first.text}"
+    return f"down{drain} #{_plain(text)}{more}"
+
+
+def unknown(name: str) -> str:
+    """What is answered about a VIP that there is not."""
+    return f"down #{_plain(f'no VIP of that name or address: {name}')}"
+
+
+def _plain(text: str) -> str:
+    """One short line of ASCII."""
+    printable = "".join(letter if " " <= letter <= "~" else " " for letter in text)
+    return " ".join(printable.split())[:_LONGEST_REASON]
 
 
 class AgentChecks:

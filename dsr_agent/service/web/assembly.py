@@ -52,7 +52,7 @@ def web(
     def gone() -> list[stats.Counted]:
         return [farewells.popleft() for _ in range(len(farewells))]
 
-    sources = Sources(links, gone, guard, lambda: stats.protocols(root), events_lost, answers.wanted, answers.ready)
+    sources = Sources(links, gone, guard, lambda: stats.protocols(root), events_lost, answers.wanted, answers.reasons)
     return Web(Site(answers, Metrics(board, sources, counted), counted, Changes(board, keepers)))
 
 

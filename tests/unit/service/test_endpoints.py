@@ -7,10 +7,11 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from dsr_agent.service.board import Board
+from dsr_agent.service.readiness import About
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotPermitted, NotYet
-from dsr_agent.state.model import GUARD, THIS_HOST, LinkKey, SysctlKey, TunnelKey
+from dsr_agent.state.model import GUARD, THIS_HOST, Key, LinkKey, SysctlKey, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
@@ -209,3 +210,24 @@ def test_a_host_whose_vips_are_all_held_or_drained_is_not_ready() -> None:
     board.add(report(wanted=desired(VIP1, VIP2).holding([ip_address(VIP1), ip_address(VIP2)])))
     assert said(Endpoints(board), "/readyz") == (503, "held")
     assert said(Endpoints(board), f"/readyz/{VIP2}") == (503, "held\ndrained")
+
+
+def test_each_reason_says_what_it_is_about() -> None:
+    two = desired(VIP1, tunnels=("a",))
+    saw = observed(VIP1, links=("a",), rp_filter=0)
+    parts: dict[Key, About] = {
+        key(VIP1): About.VIP,
+        LinkKey("lo"): About.DEVICE,
+        TunnelKey("a"): About.TUNNEL,
+        LinkKey("a.new"): About.TUNNEL,
+        SysctlKey("net/ipv4/conf/a/rp_filter"): About.TUNNEL,
+        GUARD: About.GUARD,
+        THIS_HOST: About.HOST,
+    }
+    for part, about in parts.items():
+        found = answers(report(problems=(Problem(part, NotYet("not yet")),), wanted=two, saw=saw))
+        ((_, why),) = found.reasons(found._board.overview)
+        assert [reason.about for reason in why] == [about], part
+        assert found.agent_check(VIP1) == f"down #{about}: {part}: not yet"
+        assert found.agent_check("") == f"down #{about}: {part}: not yet"
+    assert answers().agent_check("") == "down #starting: the first pass has not ended yet"
