@@ -111,7 +111,7 @@ def test_it_ends_by_itself_and_the_vip_is_back(tmp_path: Path) -> None:
         sh(DELETE)
         undo(agent)
         agent.until(lambda: there(ONE), "the VIP")
-        assert f"no longer held, its time is over: VIP {ONE}" in agent.log()
+        agent.until(lambda: f"no longer held, its time is over: VIP {ONE}" in agent.log(), "the log")
         agent.until(lambda: ONE not in (tmp_path / "holds.json").read_text(), "the file")
 
 
