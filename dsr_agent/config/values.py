@@ -370,18 +370,15 @@ def listen(example: str) -> Callable[[object], str]:
             raise Refused(f"found {show(text)}: {wanted}")
         if not host:
             raise Refused(f'found {show(text)}: write "127.0.0.1:{port}" for this host only, "0.0.0.0:{port}" for all')
-        if not _is_host(host):
-            fixed = f'write "[{host}]:{port}"' if _ipv6(host) else wanted
-            raise Refused(f"found {show(text)}: {fixed}")
+        if host.startswith("[") and host.endswith("]"):
+            good = _ipv6(host[1:-1]) and "/" not in host
+        else:
+            good = _dotted(host) if re.fullmatch(r"[0-9.]+", host) else bool(_HOST.fullmatch(host))
+        if not good:
+            raise Refused(f"found {show(text)}: " + (f'write "[{host}]:{port}"' if _ipv6(host) else wanted))
         return text
 
     return read
-
-
-def _is_host(text: str) -> bool:
-    if text.startswith("[") and text.endswith("]"):
-        return _ipv6(text[1:-1]) and "/" not in text
-    return _dotted(text) if re.fullmatch(r"[0-9.]+", text) else bool(_HOST.fullmatch(text))
 
 
 def file_path(example: str) -> Callable[[object], str]:
