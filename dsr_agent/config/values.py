@@ -370,10 +370,9 @@ def listen(example: str) -> Callable[[object], str]:
             raise Refused(f"found {show(text)}: {wanted}")
         if not host:
             raise Refused(f'found {show(text)}: write "127.0.0.1:{port}" for this host only, "0.0.0.0:{port}" for all')
+        good = _dotted(host) if re.fullmatch(r"[0-9.]+", host) else bool(_HOST.fullmatch(host))
         if host.startswith("[") and host.endswith("]"):
             good = _ipv6(host[1:-1]) and "/" not in host
-        else:
-            good = _dotted(host) if re.fullmatch(r"[0-9.]+", host) else bool(_HOST.fullmatch(host))
         if not good:
             raise Refused(f"found {show(text)}: " + (f'write "[{host}]:{port}"' if _ipv6(host) else wanted))
         return text
