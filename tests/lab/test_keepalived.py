@@ -15,12 +15,14 @@ from tests.lab.aaa import CLIENTS, RADIUS_SERVICES, more_clients
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.keepalived import HTTP_PORT, Keepalived, Service
 from tests.lab.ledger import Ledger
-from tests.lab.marks import BOTH
+from tests.lab.marks import BOTH, ON_A_MACHINE
 from tests.lab.radius import FreeRadius
 from tests.lab.servers import GRE, IPIP, clean
 from tests.lab.sessions import Session, sessions, uncut
 from tests.lab.traffic import Echo, Stream
 from tests.lab.world import RS1, RS2, SERVER_IP, SERVERS, Virtual, world
+
+pytestmark = ON_A_MACHINE
 
 ECHO_PORT = 7000
 ECHO_TCP, ECHO_UDP = (Service(Virtual(IPIP, "ipip"), protocol, ECHO_PORT) for protocol in ("tcp", "udp"))
