@@ -1,4 +1,4 @@
-"""Why a VIP is not ready to be sent requests: not as the file says, nobody listens, or drained. Pure."""
+"""Why a VIP is not ready: not as the file says, nobody listens, the application does not answer, drained. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
 from dsr_agent.state.model import THIS_HOST, AddressKey, LinkKey, Vip
+from dsr_agent.truth.checks import ByVip
 from dsr_agent.truth.drains import Drains
 from dsr_agent.truth.listeners import Standings, services_of
 
@@ -17,18 +18,27 @@ class Readiness:
     """
     One look at everything, asked VIP by VIP.
 
-    *services* are how the declared services stand, *drains* what is drained at *now*. What tunnels lack is worked out
+    *services* are how the declared services stand, *checks* what applications answered, *drains* what is drained at
+    *now*. What tunnels lack is worked out
     once, by *status*, and only if anything is lacking: there may be 10,000 VIPs.
     """
 
     def __init__(
-        self, overview: Overview, services: Standings, drains: Drains, now: float, status: Callable[[], Status]
+        self,
+        overview: Overview,
+        services: Standings,
+        drains: Drains,
+        now: float,
+        status: Callable[[], Status],
+        *,
+        checks: ByVip | None = None,
     ) -> None:
         self._overview = overview
         self._services = services
         self._drains = drains
         self._now = now
         self._status = status
+        self._checks = {} if checks is None else checks
         self._tunnels: dict[str, tuple[str, ...]] = {}
 
     def everything(self) -> list[str]:
@@ -42,7 +52,10 @@ class Readiness:
         drained = self._drains.of_host(self._now) or (vips and all(self._drains.of(key.ip, self._now) for key in vips))
         found = [DRAINED] if drained else []
         found += [f"{key}: {reason}" for key, reasons in undone.items() for reason in reasons]
-        return found + [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
+        found += [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
+        where = self._overview.desired.key_of_ip
+        asked = [where[ip] for ip in self._checks.copy() if ip in where]
+        return found + [f"{key}: {why}" for key in asked for why in self._of_checks(key)]
 
     def of(self, key: AddressKey, vip: Vip) -> list[str]:
         """Why this VIP is not ready; empty if it is."""
@@ -50,12 +63,16 @@ class Readiness:
         if key not in self._overview.observed.addresses and not found:
             found = [f"{key}: it is missing"]
         drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        return drained + found + [f"{key}: {why}" for why in self._of_services(key, vip)]
+        found += [f"{key}: {why}" for why in (*self._of_services(key, vip), *self._of_checks(key))]
+        return drained + found
 
     def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[str]:
         for service in services_of(key, vip):
             if (standing := self._services.get(service)) and standing.why_not:
                 yield standing.why_not
+
+    def _of_checks(self, key: AddressKey) -> list[str]:
+        return [why for name, of in self._checks.get(key.ip, {}).items() if (why := of.why_not(name))]
 
     def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[str]:
         """What is not as the file says, of all that this VIP needs."""

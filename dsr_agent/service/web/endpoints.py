@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from dsr_agent import __version__
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
+from dsr_agent.service.check_rows import check_rows
 from dsr_agent.service.drain_rows import drained_json
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.readiness import Readiness
@@ -106,7 +107,8 @@ class Endpoints:
     def readiness(self, overview: Overview) -> Readiness:
         """What is ready and what is not, now."""
         board = self._board
-        return Readiness(overview, board.services, board.drains, board.wall(), lambda: self.status_of(overview))
+        status, now = lambda: self.status_of(overview), board.wall()
+        return Readiness(overview, board.services, board.drains, now, status, checks=board.checks)
 
     def ready(self, overview: Overview) -> Iterator[tuple[Ip, bool]]:
         """Each VIP, and whether ``/readyz/VIP`` says that it is ready."""
@@ -150,6 +152,7 @@ class Endpoints:
             "fights": {str(key): times for key, times in overview.fights.items()},
             "foreign_drops": list(board.foreign_drops),
             "not_ready": {str(ip): why for ip, why in self._reasons(overview) if why},
+            "checks": check_rows(board.checks),
             "drained": drained_json(board),
         }
 
