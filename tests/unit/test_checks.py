@@ -80,7 +80,7 @@ answers = st.lists(st.sampled_from([GOOD, SILENT, UNASKED]), max_size=30)
 @given(answers, st.integers(1, 5), st.integers(1, 5))
 def test_a_standing_changes_only_after_so_many_in_a_row(found: list[Answer], fall: int, rise: int) -> None:
     """Against a count that is made anew at every step."""
-    verdict = Verdict[Answer]()
+    verdict: Verdict[Answer] = Verdict()
     told = [answer for answer in found if answer.good is not None]
     for answer in found:
         verdict = verdict.after(answer, fall, rise)

@@ -59,12 +59,8 @@ class TestRadius:
         sent = made.RequestPacket()
 
         assert sent[0] == 1
-        hidden = bytes(
-            one ^ other
-            for one, other in zip(
-                b"pass".ljust(16, b"\0"), hashlib.md5(SECRET + made.authenticator).digest(), strict=True
-            )
-        )
+        pad = hashlib.md5(SECRET + made.authenticator).digest()
+        hidden = bytes(one ^ other for one, other in zip(b"pass".ljust(16, b"\0"), pad, strict=True))
         assert sent[38:] == bytes((1, 5)) + b"joe" + bytes((2, 18)) + hidden + bytes((32, 11)) + b"dsr-agent"
 
     @pytest.mark.parametrize(
@@ -73,11 +69,9 @@ class TestRadius:
             ({}, 2, None),
             ({}, 5, None),
             ({}, 3, Reason.REJECTED),
-            ({}, 12, Reason.REJECTED),
             (USER, 2, None),
             (USER, 3, Reason.REJECTED),
             (USER, 11, Reason.REJECTED),
-            (USER, 5, Reason.REJECTED),
             ({**USER, "expect": "reject"}, 3, None),
             ({**USER, "expect": "reject"}, 2, Reason.REJECTED),
             ({**USER, "expect": "any"}, 11, None),
