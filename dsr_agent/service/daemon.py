@@ -19,6 +19,8 @@ from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
 from dsr_agent.service import arrivals, other_firewalls
 from dsr_agent.service.board import Board, sentence
+from dsr_agent.service.checks import memory
+from dsr_agent.service.checks.memory import Memory
 from dsr_agent.service.checks.schedule import Checks
 from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.drain_keeper import DrainKeeper, place
@@ -56,7 +58,7 @@ class Daemon:
         self._narrator = Narrator(loaded.desired)
         self._keeper = DrainKeeper(self._board, place(os.environ))
         self._listeners = Listeners(self._board, _beat(loaded))
-        self._checks = Checks(self._board, loaded.settings.check)
+        self._checks = Checks(self._board, loaded.settings.check, Memory(memory.place(os.environ)))
         self._web: Web | None = None
         self._aside: asyncio.Task[None] | None = None
         self._reconciler = Reconciler(
@@ -111,6 +113,7 @@ class Daemon:
         try:
             # Before anybody can ask, so that a restart says nothing else than was said before it.
             await asyncio.to_thread(self._keeper.load)
+            await self._checks.load()
             await self._listeners.look()
             self._web = await asyncio.to_thread(self._make_web)
         except Exception:  # no socket, no memory, a broken installation: health is not worth the data plane

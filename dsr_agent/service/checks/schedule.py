@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.service.board import Board
 from dsr_agent.service.checks.asking import Target, ask, learn
+from dsr_agent.service.checks.memory import Memory, text_of
 from dsr_agent.service.checks.sources import Sources
 from dsr_agent.service.checks.telling import Telling
 from dsr_agent.service.overview import Overview
@@ -51,17 +52,23 @@ def errands(checks: Sequence[CheckSettings], desired: Desired) -> Iterator[Erran
 class Checks:
     """Keeps `Board.checks` true."""
 
-    def __init__(self, board: Board, checks: Sequence[CheckSettings]) -> None:
+    def __init__(self, board: Board, checks: Sequence[CheckSettings], memory: Memory) -> None:
         self.wanted = checks
         """What the file says; whoever changes it sets *changed*."""
         self.changed = asyncio.Event()
         """Set when there may be other checks or other VIPs."""
         self._board = board
+        self._memory = memory
         self._arranged: tuple[Desired | None, Sequence[CheckSettings]] = (None, ())
         self._running: dict[Asked, tuple[Errand, asyncio.Task[None]]] = {}
         self._telling = Telling(time.monotonic)
         self._overview: Overview | None = None
         self._sources = Sources(Overview())
+
+    async def load(self) -> None:
+        """Take over what had fallen before a restart."""
+        if self.wanted:
+            self._board.checks = await asyncio.to_thread(self._memory.load)
 
     async def watch(self) -> None:
         """Until cancelled."""
@@ -74,6 +81,7 @@ class Checks:
                 if self._arranged[0] is not desired or self._arranged[1] is not self.wanted:
                     self._arranged = (desired, self.wanted)
                     await self._arrange(desired)
+                await asyncio.to_thread(self._memory.keep, text_of(self._board.checks))
                 try:
                     await asyncio.wait_for(self.changed.wait(), _BEAT if self._running else None)
                 except TimeoutError:
@@ -123,6 +131,8 @@ class Checks:
         now = before.after(answer, check.fall, check.rise)
         self._board.checks[asked.ip] = {**of_vip, asked.check: now}
         self._telling.changed(asked, before, now)
+        if now.up is not before.up and False in (now.up, before.up):
+            self.changed.set()  # so that it is kept
 
     def _target(self, errand: Errand) -> Target:
         if self._board.overview is not self._overview:
