@@ -23,12 +23,13 @@ from dsr_agent.config import Loaded, load
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
 from dsr_agent.reconcile.plan import teardown
-from dsr_agent.service import daemon, notify
+from dsr_agent.service import daemon, notify, selftest
 from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.drain_keeper import LONGEST
 from dsr_agent.service.instance import Instance, running
 from dsr_agent.service.listeners import look_once
 from dsr_agent.service.status import Status
+from dsr_agent.service.subjects import find_vip
 from dsr_agent.service.web.sockets import default_socket
 from dsr_agent.state.errors import ConfigError, DsrError
 from dsr_agent.state.model import EVERYTHING
@@ -48,6 +49,10 @@ _VERBS: dict[str, tuple[str, str]] = {
         "Traffic goes on; a load balancer that asks for /readyz sends nobody new. All VIPs if none is named.",
     ),
     "undrain": ("end what drain began", "All VIPs if none is named."),
+    "probe": (
+        "send a packet through each tunnel to each VIP, and say what became of it",
+        "Exit code 1 if any did not arrive. Nothing is sent where no tunnel would take it.",
+    ),
     "teardown": ("remove everything that is marked ours, and nothing else", "The file is not needed."),
 }
 
@@ -91,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     for verb, (what, more) in _VERBS.items():
         about = f"{what[0].upper()}{what[1:]}. {more}"
         added = verbs.add_parser(verb, parents=[common], help=what, description=about)
-        if verb in ("drain", "undrain"):
+        if verb in ("drain", "undrain", "probe"):
             added.add_argument("vips", metavar="VIP", nargs="*", help="an address or name of the file (default: all)")
         if verb == "drain":
             end = "when it ends by itself: 10m, 1h30m, 90s (default: with undrain)"
@@ -210,6 +215,22 @@ def _change(arguments: argparse.Namespace, asked: Mapping[str, Any]) -> int:
     return FINE if answer["ok"] else NOT_IN_SYNC
 
 
+async def _probe(arguments: argparse.Namespace) -> int:
+    loaded = _loader(arguments)()
+    named = [find_vip(loaded.desired, name) for name in arguments.vips]
+    if None in named:
+        _fail(arguments, f"no VIP of that name or address: {arguments.vips[named.index(None)]}")
+        return UNUSABLE
+    async with Host() as host:
+        _, observed = await plan_now(host, loaded.desired)
+    found = await selftest.once(loaded, observed, [key.ip for key in named if key])
+    if arguments.json:
+        _print_json(printing.probed_json(found))
+    else:
+        print(printing.probed(found))
+    return FINE if found.fine else NOT_IN_SYNC
+
+
 async def _teardown(arguments: argparse.Namespace) -> int:
     if (pid := running()) is not None:
         return _fail(arguments, f"dsr-agent runs here (process {pid}) and would put all back; stop it first")
@@ -232,6 +253,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "status": _status,
     "drain": _drain,
     "undrain": _undrain,
+    "probe": _probe,
     "teardown": _teardown,
 }
 

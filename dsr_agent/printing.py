@@ -7,6 +7,7 @@ from typing import Any
 
 from dsr_agent.config import Loaded
 from dsr_agent.service.drain_keeper import moment
+from dsr_agent.service.selftest import Trial
 from dsr_agent.service.status import (
     Findings,
     Status,
@@ -21,7 +22,9 @@ from dsr_agent.service.status import (
 )
 from dsr_agent.state.actions import Plan
 from dsr_agent.state.model import GUARD
+from dsr_agent.state.probe import Seen
 from dsr_agent.state.report import Outcome, Report, Result
+from dsr_agent.truth.findings import said, suspect
 
 # What a person reads on one screen; the rest is counted. JSON always has all of it.
 _ON_A_SCREEN = 20
@@ -177,6 +180,7 @@ def _said(says: Mapping[str, Any] | None) -> list[str]:
         lines = [f"the file could not be used when it was read at {tried}; the agent goes on as before:"]
         lines += _some([f"  {refusal}" for refusal in reload["refusals"]])
     lines += [f"another firewall drops what the guard lets in: {drop}" for drop in says.get("foreign_drops", ())]
+    lines += _self_test(says.get("self_test"))
     for key, times in says.get("fights", {}).items():
         lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
     lines += _checks(says.get("checks", ()))
@@ -217,6 +221,59 @@ def _arriving(found: Mapping[str, Any] | None) -> str:
         return f"; quiet: no packet since {moment(found['since'])}"
     packets = f"{found['packets']} packet{'s' * (found['packets'] != 1)} since {moment(found['since'])}"
     return f"; {packets}, the last at {moment(found['last_at'])}"
+
+
+def _self_test(says: Mapping[str, Any] | None) -> list[str]:
+    """How the running agent's self-test goes."""
+    if not says:
+        return []
+    if says["off"]:
+        return [f"no self-test: {says['off']}"]
+    fallen = [f"  VIP {vip} by {name}: {why}" for vip, whys in says["fallen"].items() for name, why in whys.items()]
+    silent = f"; of others it says nothing: {says['silent']}" if says["silent"] else ""
+    return [f"self-test: {says['arriving']} of {says['pairs']} arrive{silent}", *_some(fallen)]
+
+
+# --- probe ------------------------------------------------------------------------------------------------------------
+
+
+def probed(found: Trial) -> str:
+    """A line for each VIP and tunnel; of very many, those that did not get through."""
+    lines = [f"{pair}: {said(sight)}" for pair, sight in found.sights.items()]
+    if len(lines) > _ON_A_SCREEN:
+        lines = [f"{pair}: {said(sight)}" for pair, sight in found.sights.items() if sight.what is not Seen.ARRIVED]
+    untried = [f"VIP {ip} by {tunnel}: not tried: {why}" for ip, tunnel, why in found.untried]
+    arrived = sum(sight.what is Seen.ARRIVED for sight in found.sights.values())
+    return "\n".join([*_some([*lines, *untried]), f"{arrived} of {found.count} arrived"])
+
+
+def probed_json(found: Trial) -> dict[str, Any]:
+    """The same for machines."""
+    rows = [
+        {
+            "vip": str(pair.vip),
+            "tunnel": pair.tunnel,
+            "result": str(sight.what),
+            "link": sight.came or None,
+            "seconds": round(sight.seconds, 6) if sight.what is Seen.ARRIVED else None,
+            "suspect": suspect(sight),
+            "text": said(sight),
+        }
+        for pair, sight in found.sights.items()
+    ]
+    rows += [
+        {
+            "vip": str(ip),
+            "tunnel": tunnel,
+            "result": str(Seen.NO_TUNNEL),
+            "link": None,
+            "seconds": None,
+            "suspect": "tunnel",
+            "text": why,
+        }
+        for ip, tunnel, why in found.untried
+    ]
+    return {"ok": found.fine, "results": rows}
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from dsr_agent.config.settings import (
     GuardSettings,
     HttpSettings,
     ListenersSettings,
+    ProbeSettings,
     Settings,
 )
 from dsr_agent.config.wording import KeyPath, closest, printable, quoted
@@ -52,6 +53,7 @@ VARIABLES: Mapping[str, KeyPath] = {
         *(("http", key) for key in HttpSettings.model_fields),
         *(("guard", key) for key in GuardSettings.model_fields),
         *(("listeners", key) for key in ListenersSettings.model_fields),
+        *(("probe", key) for key in ProbeSettings.model_fields),
     )
 }
 

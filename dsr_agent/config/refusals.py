@@ -14,6 +14,7 @@ from dsr_agent.config.settings import (
     GuardSettings,
     HttpSettings,
     ListenersSettings,
+    ProbeSettings,
     TunnelSettings,
     VipSettings,
 )
@@ -24,6 +25,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "http": tuple(HttpSettings.model_fields),
     "guard": tuple(GuardSettings.model_fields),
     "listeners": tuple(ListenersSettings.model_fields),
+    "probe": tuple(ProbeSettings.model_fields),
     "tunnel": tuple(TunnelSettings.model_fields),
     "vip": tuple(VipSettings.model_fields),
     "check": tuple(CheckSettings.model_fields),
@@ -42,6 +44,7 @@ _EXAMPLE = {
     "http": '{"listen": ["127.0.0.1:9177"]}',
     "guard": '{"required": true}',
     "listeners": '{"fall": 2}',
+    "probe": '{"rate": 20}',
     "tunnel": '[{"encapsulation": "ipip", "load_balancers": ["10.1.0.5"]}]',
     "vip": '[{"address": "192.0.2.10"}]',
     "check": '[{"protocol": "tacacs"}]',

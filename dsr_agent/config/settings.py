@@ -1,9 +1,9 @@
 """
 The file as a model: which keys there are, what they default to, and which values can stand.
 
-A file holds ``[agent]``, ``[http]``, ``[guard]``, ``[listeners]``, any number of ``[[tunnel]]``, ``[[vip]]`` and
-``[[check]]`` (see `check_settings`). The readers of single values are in `values`, what must agree between several
-entries in `agreement`.
+A file holds ``[agent]``, ``[http]``, ``[guard]``, ``[listeners]``, ``[probe]``, any number of ``[[tunnel]]``,
+``[[vip]]`` and ``[[check]]`` (see `check_settings`). The readers of single values are in `values`, what must agree
+between several entries in `agreement`.
 """
 
 from __future__ import annotations
@@ -109,10 +109,26 @@ class ListenersSettings(Section):
 
     interval: Annotated[float, BeforeValidator(values.seconds(0.5, 60))] = 1.0
     """Seconds between looks."""
-    fall: Annotated[int, BeforeValidator(values.times)] = 2
+    fall: Annotated[int, BeforeValidator(values.whole(1, 100))] = 2
     """A service is down after so many looks in a row that found no listener."""
-    rise: Annotated[int, BeforeValidator(values.times)] = 2
+    rise: Annotated[int, BeforeValidator(values.whole(1, 100))] = 2
     """And up again after so many that found one."""
+
+
+class ProbeSettings(Section):
+    """``[probe]``: the self-test through the tunnels."""
+
+    enabled: Annotated[bool, BeforeValidator(values.boolean)] = True
+    rate: Annotated[int, BeforeValidator(values.whole(1, 1000))] = 20
+    """Packets per second for all VIPs and tunnels together."""
+    interval: Annotated[float, BeforeValidator(values.seconds(0.5, 3600))] = 5.0
+    """Seconds between two packets to the same VIP by the same tunnel, as far as the rate allows."""
+    timeout: Annotated[float, BeforeValidator(values.seconds(0.1, 10))] = 1.0
+    """Seconds after which a packet counts as lost."""
+    fall: Annotated[int, BeforeValidator(values.whole(1, 100))] = 3
+    """So many in a row are lost before the VIP counts as not ready."""
+    rise: Annotated[int, BeforeValidator(values.whole(1, 100))] = 2
+    """So many in a row arrive before it counts as ready again."""
 
 
 class TunnelSettings(Section):
@@ -174,6 +190,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     guard: GuardSettings = GuardSettings()
     listeners: ListenersSettings = ListenersSettings()
+    probe: ProbeSettings = ProbeSettings()
     tunnel: Several[TunnelSettings] = ()
     vip: Several[VipSettings] = ()
     check: Several[CheckSettings] = ()

@@ -93,16 +93,20 @@ def seconds(low: float, high: float) -> Callable[[object], float]:
     return read
 
 
+def whole(low: int, high: int) -> Callable[[object], int]:
+    """A reader of a whole number, both bounds allowed."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise Refused(f"found {show(value)}: write a whole number from {low} to {high}, without quotes")
+        return value
+
+    return read
+
+
 def boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise Refused(f"found {show(value)}: write true or false, without quotes")
-    return value
-
-
-def times(value: object) -> int:
-    """How often something has to be seen before it counts."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100:
-        raise Refused(f"found {show(value)}: write a whole number from 1 to 100, without quotes")
     return value
 
 

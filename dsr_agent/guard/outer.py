@@ -142,13 +142,17 @@ def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
     """
     if any(entrance.protocol == GRE for entrance in entrances):
         yield "gre_header", Chain(tuple(_gre(entrances)))
-    everybody = {network for entrance in entrances for network in entrance.senders}
-    lengths = sorted(networks_of(everybody), reverse=True)
-    refused = [rule(_masked(length, _senders(length)), goto("sender_refused")) for length in lengths]
+    refused = [rule(known, goto("sender_refused")) for known in asked_for(entrances)]
     refused += [_wrong_header(entrance) for entrance in entrances if entrance.protocol == GRE and not entrance.senders]
     yield "outer_refused", Chain((*refused, rule(*refuse(Reason.SOURCE))))
     wrong = [line for entrance in entrances for line in _wrong_headers(entrance)]
     yield "sender_refused", Chain((*dict.fromkeys(wrong), rule(*refuse(Reason.PROTOCOL))))
+
+
+def asked_for(entrances: tuple[Entrance, ...]) -> Iterator[Expression]:
+    """The ways of asking, without counting, whether the sender is one that is declared for any tunnel."""
+    everybody = {network for entrance in entrances for network in entrance.senders}
+    yield from (_masked(length, _senders(length)) for length in sorted(networks_of(everybody), reverse=True))
 
 
 def _gre(everyone: tuple[Entrance, ...]) -> Iterator[str]:

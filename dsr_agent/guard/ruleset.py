@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dsr_agent.guard import inner, outer
+from dsr_agent.guard import inner, outer, selftest
 from dsr_agent.guard.expressions import ENCAPSULATIONS, OURS, bits, goto, match, meta, packet, refuse, rule
 from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
@@ -38,13 +38,15 @@ class Request:
     """
     What the guard is to let in.
 
-    *own* are the host's own addresses. *mss* is the largest TCP segment that clients are told of, by IP version.
+    *own* are the host's own addresses, *links* what the tunnels' links are called.
+    *mss* is the largest TCP segment that clients are told of, by IP version.
     """
 
     entrances: tuple[Entrance, ...]
     vips: tuple[Target, ...] = ()
     own: frozenset[Ip] = frozenset()
     mss: Mapping[int, int] = field(default_factory=dict)
+    links: frozenset[str] = frozenset()
 
 
 def ruleset(request: Request) -> Table:
@@ -52,8 +54,10 @@ def ruleset(request: Request) -> Table:
     entrances = tuple(dict.fromkeys(request.entrances))
     sets: dict[str, FilterSet] = dict(outer.sets(entrances))
     sets |= inner.sets(request.vips, request.own)
+    sets |= selftest.sets(request.links)
     sets |= {f"answering{version}": of_addresses(version, (vip.ip for vip in request.vips)) for version in request.mss}
     chains = dict(outer.chains(entrances)) | dict(inner.chains(request.vips))
+    chains[selftest.CHAIN] = selftest.chain(entrances)
     chains["entrance"] = Chain(tuple(_entrance(entrances, request)), "prerouting", PRIORITY)
     chains["forward"] = Chain(tuple(_forward()), "forward", PRIORITY)
     if request.mss:
@@ -62,6 +66,7 @@ def ruleset(request: Request) -> Table:
 
 
 def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str]:
+    yield selftest.entrance()
     first, *more = inner.accepting(request.vips)
     yield first
     yield from outer.accepting(entrances)

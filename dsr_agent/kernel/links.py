@@ -38,6 +38,16 @@ def read(channel: Channel) -> dict[int, Link]:
     return dict(parse(message.body) for message in channel.dump(RTM_GETLINK, body) if message.type == RTM_NEWLINK)
 
 
+def look_up(channel: Channel, name: str) -> Link | None:
+    """One link, if it is there."""
+    body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
+    try:
+        message = channel.ask(RTM_GETLINK, body)
+    except OSError:
+        return None
+    return parse(message.body)[1] if message.type == RTM_NEWLINK else None
+
+
 def parse(body: bytes) -> tuple[int, Link]:
     """Read one link message: its index and what it says."""
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)

@@ -11,25 +11,36 @@ import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from dsr_agent.kernel.netlink import RTM_GETROUTE, RTM_NEWROUTE, Channel, attribute, attributes
+from dsr_agent.kernel.netlink import RTM_GETROUTE, RTM_NEWROUTE, Channel, Message, attribute, attributes
 
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
 _RTA_DST, _RTA_PREFSRC = 1, 7
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
 
 
+def is_local(channel: Channel, target: IPv4Address) -> bool:
+    """Whether a packet to *target* would stay on this host."""
+    answer = _ask(channel, target)
+    return answer is not None and answer.body[7] == _RTN_LOCAL
+
+
 def sources(channel: Channel, targets: Iterable[IPv4Address]) -> dict[IPv4Address, IPv4Address]:
     """The source address towards each of *targets*; those without a route are left out."""
     found = {}
     for target in targets:
-        body = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, target.packed)
-        try:
-            answer = channel.ask(RTM_GETROUTE, body)
-        except OSError:
-            continue  # no route
-        if answer.type != RTM_NEWROUTE or answer.body[7] not in (_RTN_UNICAST, _RTN_LOCAL):
+        answer = _ask(channel, target)
+        if answer is None or answer.body[7] not in (_RTN_UNICAST, _RTN_LOCAL):
             continue
         source = dict(attributes(answer.body, _RTMSG.size)).get(_RTA_PREFSRC)
         if source:
             found[target] = IPv4Address(source)
     return found
+
+
+def _ask(channel: Channel, target: IPv4Address) -> Message | None:
+    body = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, target.packed)
+    try:
+        answer = channel.ask(RTM_GETROUTE, body)
+    except OSError:
+        return None  # no route
+    return answer if answer.type == RTM_NEWROUTE else None

@@ -93,7 +93,8 @@ def _table(
     desired = of.desired
     services = desired.guard is not None and desired.guard.services
     vips = tuple(_targets(desired, dict(links), services=services))
-    return ruleset(Request(entrances, vips, frozenset(_own(own)), dict(mss)))
+    names = frozenset(name for _, several in links for name in several)
+    return ruleset(Request(entrances, vips, frozenset(_own(own)), dict(mss), names))
 
 
 def _links(wanted: Wanted) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dsr_agent.service.event_counts import EventCounts
+from dsr_agent.service.ledger import Probes
 from dsr_agent.service.overview import Overview
 from dsr_agent.state.model import Ip
 from dsr_agent.state.report import Report
@@ -53,6 +54,8 @@ class Board:
         self.started_at = self.wall()
         self.turned_at = self.clock()
         self.file = FileState(self.started_at, self.started_at)
+        self.probes = Probes()
+        """What the self-test has found."""
         self.foreign_drops: tuple[str, ...] = ()
         """Which chains of other firewalls drop what the guard lets in, when last looked."""
         self.services: Standings = {}

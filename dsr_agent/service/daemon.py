@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dsr_agent.config import Loaded
 from dsr_agent.kernel.host import Host
+from dsr_agent.kernel.probe import Prober
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
 from dsr_agent.service import arrivals, other_firewalls
 from dsr_agent.service.board import Board, sentence
@@ -28,6 +29,7 @@ from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.service.listeners import Beat, Listeners
 from dsr_agent.service.narrator import Narrator
 from dsr_agent.service.notify import Notifier
+from dsr_agent.service.probing import SelfTest
 from dsr_agent.state.errors import ConfigError
 from dsr_agent.state.report import Cause, Report
 
@@ -61,6 +63,7 @@ class Daemon:
         self._checks = Checks(self._board, loaded.settings.check, Memory(memory.place(os.environ)))
         self._web: Web | None = None
         self._aside: asyncio.Task[None] | None = None
+        self._self_test = SelfTest(self._board, loaded.settings.probe, SteadyClock(), Prober)
         self._reconciler = Reconciler(
             host,
             loaded.desired,
@@ -100,6 +103,7 @@ class Daemon:
             self._notifier.ready(self._sentence())
         else:
             self._notifier.status(self._sentence())
+        self._self_test.looked()
         if self._aside is None:
             self._aside = asyncio.create_task(self._afterwards())
 
@@ -108,7 +112,7 @@ class Daemon:
         self._notifier.turned()
 
     async def _afterwards(self) -> None:
-        """All that can wait until the data plane stands: what repairs need, then HTTP and metrics."""
+        """All that can wait until the data plane stands: what repairs need, then HTTP and metrics, then the rest."""
         await self._host.warm_up()
         try:
             # Before anybody can ask, so that a restart says nothing else than was said before it.
@@ -122,6 +126,7 @@ class Daemon:
             _kept_up("other firewalls", lambda: other_firewalls.watch(self._board, self._host)),
             _kept_up("listeners", self._listeners.watch),
             _kept_up("applications", self._checks.watch),
+            _kept_up("the self-test", self._self_test.run),
             _kept_up("drains", self._keeper.watch),
             _kept_up("arrivals", lambda: arrivals.watch(self._board, self._keeper.changed)),
         )
@@ -153,6 +158,7 @@ class Daemon:
         self._board.file_good()
         self._narrator.reload(fresh.desired)
         self._reconciler.reload(fresh.desired, self._rhythm(fresh))
+        self._self_test.change(fresh.settings.probe)
         if self._web:
             from dsr_agent.service.web import assembly  # noqa: PLC0415  imported already, where there is a web
 

@@ -1,12 +1,18 @@
-"""Why a VIP is not ready: not as the file says, nobody listens, the application does not answer, drained. Pure."""
+"""
+Why a VIP is not ready to be sent requests.
+
+It is not as the file says, the self-test does not reach it, nobody listens, the application does not answer, or it is
+drained. Pure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from dsr_agent.service.ledger import Probes
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
-from dsr_agent.state.model import THIS_HOST, AddressKey, LinkKey, Vip
+from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, LinkKey, Vip
 from dsr_agent.truth.checks import ByVip
 from dsr_agent.truth.drains import Drains
 from dsr_agent.truth.listeners import Standings, services_of
@@ -18,27 +24,29 @@ class Readiness:
     """
     One look at everything, asked VIP by VIP.
 
-    *services* are how the declared services stand, *checks* what applications answered, *drains* what is drained at
-    *now*. What tunnels lack is worked out
-    once, by *status*, and only if anything is lacking: there may be 10,000 VIPs.
+    *probes* are what the self-test found, *services* how the declared services stand, *checks* what applications
+    answered, *drains* what is drained at *now*. What tunnels lack is worked out once, by *status*, and only if anything
+    is lacking: there may be 10,000 VIPs.
     """
 
     def __init__(
         self,
         overview: Overview,
+        *,
+        probes: Probes,
         services: Standings,
         drains: Drains,
         now: float,
         status: Callable[[], Status],
-        *,
-        checks: ByVip | None = None,
+        checks: ByVip,
     ) -> None:
         self._overview = overview
+        self._probes = probes
         self._services = services
         self._drains = drains
         self._now = now
         self._status = status
-        self._checks = {} if checks is None else checks
+        self._checks = checks
         self._tunnels: dict[str, tuple[str, ...]] = {}
 
     def everything(self) -> list[str]:
@@ -52,8 +60,10 @@ class Readiness:
         drained = self._drains.of_host(self._now) or (vips and all(self._drains.of(key.ip, self._now) for key in vips))
         found = [DRAINED] if drained else []
         found += [f"{key}: {reason}" for key, reasons in undone.items() for reason in reasons]
-        found += [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
         where = self._overview.desired.key_of_ip
+        fallen = [where[ip] for ip in self._probes.fallen.copy() if ip in where]
+        found += [f"{key}: {reason}" for key in fallen for reason in self._probes.reasons(key.ip)]
+        found += [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
         asked = [where[ip] for ip in self._checks.copy() if ip in where]
         return found + [f"{key}: {why}" for key in asked for why in self._of_checks(key)]
 
@@ -63,8 +73,8 @@ class Readiness:
         if key not in self._overview.observed.addresses and not found:
             found = [f"{key}: it is missing"]
         drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        found += [f"{key}: {why}" for why in (*self._of_services(key, vip), *self._of_checks(key))]
-        return drained + found
+        seen = (*self._probes.reasons(key.ip), *self._of_services(key, vip), *self._of_checks(key))
+        return drained + found + [f"{key}: {why}" for why in seen]
 
     def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[str]:
         for service in services_of(key, vip):
@@ -79,7 +89,7 @@ class Readiness:
         undone = self._overview.undone
         if not undone:
             return
-        for part in (key, LinkKey(vip.device), THIS_HOST):
+        for part in (key, LinkKey(vip.device), THIS_HOST, GUARD):
             yield from (f"{part}: {reason}" for reason in undone.get(part, ()))
         for tunnel in vip.tunnels:
             if tunnel not in self._tunnels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from ipaddress import ip_address
 
 from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, stand_in_name
 from dsr_agent.state.model import (
@@ -73,3 +74,14 @@ def looked_at(key: Key, scope: Scope) -> bool:
     if scope.everything or key in scope.addresses:
         return True
     return scope.host and not (isinstance(key, AddressKey) and key.ip != TUNNEL_ADDRESS)
+
+
+def find_vip(desired: Desired, name: str) -> AddressKey | None:
+    """The VIP of that address or name; an address in any spelling wins."""
+    try:
+        ip = ip_address(name)
+    except ValueError:
+        ip = None
+    if ip and ip in desired.key_of_ip:
+        return desired.key_of_ip[ip]
+    return next((key for key, vip in desired.vips.items() if vip.name == name), None)

@@ -13,6 +13,9 @@ from dsr_agent.state.model import Address, Link
 
 ADDRESS_PROTO = 0xD5
 LINK_GROUP = 0xD5D5
+# On the self-test's packets, inside this host only. Small, because others give meaning to single higher bits:
+# kube-proxy drops what carries 0x8000.
+PROBE_MARK = 0xD5
 LABEL_SUFFIX = ":dsr"
 LONGEST_NAME = 15  # IFNAMSIZ - 1, for link names and address labels alike
 

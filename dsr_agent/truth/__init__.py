@@ -1,1 +1,1 @@
-"""What a packet would meet here: whether somebody listens for it. Pure, and nothing waits."""
+"""What a packet would meet here: the self-test through the real tunnels, and who listens. Pure but for `trial`."""

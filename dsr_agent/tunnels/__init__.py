@@ -22,6 +22,8 @@ class Carrier(Protocol):
     """The kernel's kind of link."""
     protocol: int
     """The outer header's IP protocol."""
+    carries: frozenset[int]
+    """The versions of IP that it carries."""
 
     def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
         """The outer header that a link for *tunnel* looks for when it arrives at *local*."""
@@ -37,6 +39,10 @@ class Carrier(Protocol):
 
     def clashes(self, found: Outer, wanted: Outer) -> bool:
         """Whether the kernel refuses a link with *wanted* while one of the same kind with *found* is there."""
+        ...
+
+    def wrap(self, tunnel: Tunnel, version: int, inner: bytes) -> bytes:
+        """*inner*, an IP packet of *version*, as it stands behind the outer IP header."""
         ...
 
     def overhead(self, tunnel: Tunnel) -> int:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
+from dsr_agent.state.checksum import internet_checksum
 from dsr_agent.state.model import Ip, Outer, Tunnel
+
+_CHECKSUM, _KEY = 0x8000, 0x2000
+_ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 
 
 class Gre:
@@ -10,6 +16,7 @@ class Gre:
 
     kind = "gre"
     protocol = 47
+    carries = frozenset({4, 6})
 
     def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
         """Key and checksum exactly as the balancer sends them: a mismatch either way drops silently (facts B1)."""
@@ -31,6 +38,16 @@ class Gre:
             wanted.key,
             wanted.external,
         )
+
+    def wrap(self, tunnel: Tunnel, version: int, inner: bytes) -> bytes:
+        """Flags and payload type, then checksum and key where they are declared (RFC 2784, RFC 2890)."""
+        flags = _CHECKSUM * tunnel.checksum | _KEY * (tunnel.key is not None)
+        front = struct.pack(">HH", flags, _ETHERTYPES[version])
+        key = b"" if tunnel.key is None else struct.pack(">I", tunnel.key)
+        if not tunnel.checksum:
+            return front + key + inner
+        total = internet_checksum(front + bytes(4) + key + inner)
+        return front + struct.pack(">HH", total, 0) + key + inner
 
     def overhead(self, tunnel: Tunnel) -> int:
         """An IPv4 header and four bytes of GRE, four more for a key and for a checksum."""

@@ -14,6 +14,7 @@ class Ipip:
 
     kind = "ipip"
     protocol = _IPPROTO_IPIP
+    carries = frozenset({4})
 
     def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
         """Any balancer's address as the source; which may come in is the guard's business, not the link's."""
@@ -39,6 +40,10 @@ class Ipip:
     def clashes(self, found: Outer, wanted: Outer) -> bool:
         """The kernel keys ipip links by local and remote."""
         return (found.local, found.remote, found.external) == (wanted.local, wanted.remote, wanted.external)
+
+    def wrap(self, tunnel: Tunnel, version: int, inner: bytes) -> bytes:
+        """Nothing in between."""
+        return inner
 
     def overhead(self, tunnel: Tunnel) -> int:
         """An IPv4 header."""

@@ -82,11 +82,11 @@ class TestInstalling:
         assert run("systemctl", "is-enabled", AGENT) == "enabled\n"
         assert "0 tunnels, 0 VIPs" in "\n".join(Journal.all())
 
-    def test_it_runs_as_its_own_user_with_one_capability(self) -> None:
+    def test_it_runs_as_its_own_user_with_two_capabilities(self) -> None:
         status = Path(f"/proc/{pid()}/status").read_text()
         assert f"Uid:\t{sh('id -u dsr-agent').strip()}\t" in status
         for kind in ("Prm", "Eff", "Bnd", "Amb"):
-            assert re.search(rf"Cap{kind}:\t0+1000\n", status), kind  # bit 12: CAP_NET_ADMIN
+            assert re.search(rf"Cap{kind}:\t0+3000\n", status), kind  # bits 12 and 13: CAP_NET_ADMIN, CAP_NET_RAW
         assert "NoNewPrivs:\t1" in status
 
     def test_it_uses_what_it_brought(self) -> None:

@@ -30,7 +30,8 @@ _REQUEST = 1
 
 
 def config(vips: int) -> str:
-    text = agent_settings(resync_interval=3600, poll_interval=60) + tunnel("ipip") + vip(IPIP)
+    text = "[probe]\nenabled = false\n"  # what is counted here is what repairs cost
+    text += agent_settings(resync_interval=3600, poll_interval=60) + tunnel("ipip") + vip(IPIP)
     return text + "".join(vip(f"192.0.{128 + number // 250}.{number % 250 + 1}") for number in range(vips))
 
 

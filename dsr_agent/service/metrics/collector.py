@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from dsr_agent import __version__
-from dsr_agent.guard.counters import Counted, Totals
+from dsr_agent.guard.counters import Count, Counted, Totals
 from dsr_agent.kernel import stats
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
@@ -86,6 +86,7 @@ class _Collector(Collector):
         self._requests = http
         self._totals = SteadyTotals(board.wall)
         self._guard_totals = Totals()
+        self._counted: Counted = {}
 
     def collect(self) -> Iterator[Metric]:
         """Everything, from one overview."""
@@ -96,6 +97,7 @@ class _Collector(Collector):
         yield from self._checks()
         yield from self._tunnels(overview, wanted)
         yield from self._guard(overview)
+        yield from self._probes()
         yield _gauge("dsr_sysctl_effective", _effective(overview.observed, wanted))
         yield from self._file()
         yield from self._history()
@@ -143,7 +145,7 @@ class _Collector(Collector):
             up.append(((name,), bool(link and link.up and owns_link(link))))
         yield _gauge("dsr_tunnel_info", info)
         yield _gauge("dsr_tunnel_up", up)
-        yield from _received(self._readings({link: name for name, link in carriers.items()}))
+        yield from _received(self._readings(overview, {link: name for name, link in carriers.items()}))
 
     def _guard(self, overview: Overview) -> Iterator[Metric]:
         desired, observed = overview.desired, overview.observed
@@ -154,7 +156,7 @@ class _Collector(Collector):
         open_to_all = [((name,), not tunnel.load_balancers) for name, tunnel in desired.tunnels.items()]
         yield _gauge("dsr_tunnel_open_to_anybody", open_to_all)
         yield _gauge("dsr_fallback_device_up", guard.fallback_devices(observed))
-        counted = self._guard_totals.look(self._sources.guard() if there else None)
+        counted = self._counted
         for name, rows in (
             ("dsr_guard_accepted", guard.accepted(desired, counted)),
             ("dsr_guard_dropped", guard.refused(counted)),
@@ -164,9 +166,25 @@ class _Collector(Collector):
             yield _counter(f"{name}_packets_total", [(labels, count.packets) for labels, count in shown.items()])
             yield _counter(f"{name}_bytes_total", [(labels, count.bytes) for labels, count in shown.items()])
 
-    def _readings(self, tunnels: Mapping[str, str]) -> Mapping[str, Reading]:
+    def _readings(self, overview: Overview, tunnels: Mapping[str, str]) -> Mapping[str, Reading]:
         gone = self._sources.farewells()  # first: what goes after this is told at the next scrape
-        return self._totals.look(tunnels, self._sources.counters(tunnels), gone)
+        links = self._sources.counters(tunnels)
+        # After the links': a packet of the self-test that comes between is taken off too early, never too late.
+        there = overview.observed.guard.table is not None
+        self._counted = self._guard_totals.look(self._sources.guard() if there else None)
+        own = self._board.probes.own.copy()
+        for link, tunnel in tunnels.items():
+            own[tunnel] = own.get(tunnel, Count()).plus(guard.self_test(link, self._counted))
+        return self._totals.look(tunnels, links, gone, own)
+
+    def _probes(self) -> Iterator[Metric]:
+        probes = self._board.probes
+        yield _gauge("dsr_probe_running", [((), not probes.off)])
+        standings = [(pair, reach.state.value) for pair, reach in probes.reaches.copy().items()]
+        reached = [((str(pair.vip), pair.tunnel), good) for pair, good in standings if good is not None]
+        yield _gauge("dsr_probe_success", reached)
+        yield _counter("dsr_probe_sent_packets_total", [((), probes.sent)])
+        yield _counter("dsr_probe_lost_packets_total", [((), probes.lost)])
 
     def _file(self) -> Iterator[Metric]:
         state = self._board.file

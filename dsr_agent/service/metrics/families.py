@@ -41,6 +41,12 @@ GAUGES = _of(
             "Whether the application answers (1), or has not [[check]] fall times in a row (0).",
         ),
         ("dsr_check_duration_seconds", "vip check", "How long the last answer took, if it was a good one."),
+        ("dsr_probe_running", "", "Whether there is a self-test (1), or the file or the host has none (0)."),
+        (
+            "dsr_probe_success",
+            "vip tunnel",
+            "Whether the self-test reaches the VIP by the tunnel (1), or has been lost [probe] fall times (0).",
+        ),
         ("dsr_tunnel_info", "tunnel encapsulation link local", "Always 1; what carries the tunnel."),
         ("dsr_tunnel_up", "tunnel", "Whether the tunnel's link is there and up."),
         (
@@ -68,7 +74,11 @@ GAUGES = _of(
 COUNTERS = _of(
     "counter",
     (
-        ("dsr_tunnel_decapsulated_packets_total", "tunnel", "Packets that came out of the tunnel."),
+        (
+            "dsr_tunnel_decapsulated_packets_total",
+            "tunnel",
+            "Packets that came out of the tunnel, but for the self-test's.",
+        ),
         ("dsr_tunnel_decapsulated_bytes_total", "tunnel", "Bytes that came out of the tunnel, outer header left away."),
         (
             "dsr_tunnel_receive_errors_total",
@@ -92,6 +102,8 @@ COUNTERS = _of(
             "Questions without a good answer: timeout, refused, wrong_source (not the VIP), bad_answer, rejected, tls, "
             "status (of HTTP), command (exit code), error (could not be asked).",
         ),
+        ("dsr_probe_sent_packets_total", "", "Packets of the self-test that were sent. They count nowhere else."),
+        ("dsr_probe_lost_packets_total", "", "Those of them that did not arrive in time by their tunnel's link."),
         ("dsr_drift_total", "object", "Things found to be other than the file says, though they had been."),
         (
             "dsr_repairs_total",

@@ -9,7 +9,9 @@ from dsr_agent.guard.counters import Count, Counted
 from dsr_agent.guard.inner import COUNTING, address_of
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.guard.sets import element
+from dsr_agent.reconcile.resolve import stand_in_name
 from dsr_agent.state.marks import FALLBACK_DEVICES
 from dsr_agent.state.model import Desired, Observed
 
@@ -45,6 +47,12 @@ def received(desired: Desired, counted: Counted) -> Rows:
         if vip in found:
             found[vip] = found[vip].plus(count)
     return found
+
+
+def self_test(link: str, counted: Counted) -> Count:
+    """What came out of *link* of the self-test, the link that stands in for it included."""
+    found = [counted.get((COUNTED, element(name)), _NOTHING) for name in (link, stand_in_name(link))]
+    return found[0].plus(found[1])
 
 
 def fallback_devices(observed: Observed) -> Iterator[tuple[tuple[str, ...], float]]:

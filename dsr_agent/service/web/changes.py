@@ -12,7 +12,8 @@ from typing import Any
 from dsr_agent.service.board import Board
 from dsr_agent.service.drain_keeper import LONGEST, DrainKeeper
 from dsr_agent.service.drain_rows import drained_json
-from dsr_agent.service.web.endpoints import Response, find_vip
+from dsr_agent.service.subjects import find_vip
+from dsr_agent.service.web.endpoints import Response
 from dsr_agent.state.model import Ip
 
 _JSON = "application/json"
@@ -66,8 +67,8 @@ class Changes:
         found: dict[Ip, None] = {}
         unknown = []
         for name in names:
-            if at := find_vip(self._board.overview, name):
-                found[at[0].ip] = None
+            if key := find_vip(self._board.overview.desired, name):
+                found[key.ip] = None
             elif name in gone:
                 found[gone[name]] = None
             else:

@@ -16,12 +16,15 @@ class NotAskedError(Exception):
     """The agent cannot be asked, or does not do it; says why."""
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=_PATIENCE)
         self._path = path
 
     def connect(self) -> None:
+        """See `http.client.HTTPConnection.connect`."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_PATIENCE)
         self.sock.connect(self._path)
@@ -35,7 +38,7 @@ def status(path: str, pid: int | None) -> Mapping[str, Any] | None:
     """
     if pid is None:
         return None
-    connection = _Connection(path)
+    connection = Connection(path)
     try:
         connection.request("GET", "/status")
         answer = json.loads(connection.getresponse().read())
@@ -53,7 +56,7 @@ def change(path: str, pid: int, what: str, asked: Mapping[str, Any]) -> Mapping[
 
     Raises `NotAskedError`.
     """
-    connection = _Connection(path)
+    connection = Connection(path)
     try:
         connection.request("POST", f"/{what}", json.dumps({**asked, "pid": pid}))
         response = connection.getresponse()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -17,7 +16,9 @@ from dsr_agent.service.drain_rows import drained_json
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.readiness import Readiness
 from dsr_agent.service.status import Status, as_json
-from dsr_agent.state.model import AddressKey, Ip, Vip
+from dsr_agent.service.subjects import find_vip
+from dsr_agent.state.model import Ip
+from dsr_agent.truth.reach import Reached
 
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
@@ -86,7 +87,7 @@ class Endpoints:
         return text(503, [f"the loop has not turned for {age:.0f} s"])
 
     def readyz(self) -> Response:
-        """Whether everything is as the file says, now."""
+        """Whether everything is as the file says, now, and the self-test finds nothing else."""
         overview = self._board.overview
         if why := self._not_yet(overview):
             return text(503, why)
@@ -96,19 +97,26 @@ class Endpoints:
     def readyz_of(self, name: str) -> Response:
         """Whether requests to one VIP would be answered, as far as is known here."""
         overview = self._board.overview
-        found = find_vip(overview, name)
-        if found is None:
+        key = find_vip(overview.desired, name)
+        if key is None:
             return text(404, [f"no VIP of that name or address: {name[:80]}"])
         if why := self._not_yet(overview):
             return text(503, why)
-        why = self.readiness(overview).of(*found)
+        why = self.readiness(overview).of(key, overview.desired.vips[key])
         return text(503, why) if why else text(200, ["ok"])
 
     def readiness(self, overview: Overview) -> Readiness:
         """What is ready and what is not, now."""
         board = self._board
-        status, now = lambda: self.status_of(overview), board.wall()
-        return Readiness(overview, board.services, board.drains, now, status, checks=board.checks)
+        return Readiness(
+            overview,
+            probes=board.probes,
+            services=board.services,
+            drains=board.drains,
+            now=board.wall(),
+            checks=board.checks,
+            status=lambda: self.status_of(overview),
+        )
 
     def ready(self, overview: Overview) -> Iterator[tuple[Ip, bool]]:
         """Each VIP, and whether ``/readyz/VIP`` says that it is ready."""
@@ -154,16 +162,16 @@ class Endpoints:
             "not_ready": {str(ip): why for ip, why in self._reasons(overview) if why},
             "checks": check_rows(board.checks),
             "drained": drained_json(board),
+            "self_test": self._self_test(),
         }
 
-
-def find_vip(overview: Overview, name: str) -> tuple[AddressKey, Vip] | None:
-    """The VIP of that address or name; an address in any spelling wins."""
-    try:
-        ip = ip_address(name)
-    except ValueError:
-        ip = None
-    vips = overview.desired.vips
-    if ip is not None and (key := overview.desired.key_of_ip.get(ip)):
-        return key, vips[key]
-    return next(((key, vip) for key, vip in vips.items() if vip.name == name), None)
+    def _self_test(self) -> dict[str, Any]:
+        probes = self._board.probes
+        states = [reach.state for reach in probes.reaches.copy().values()]
+        return {
+            "off": probes.off or None,
+            "pairs": probes.pairs,
+            "silent": probes.silent or None,
+            "arriving": states.count(Reached.UP),
+            "fallen": {str(ip): dict(why) for ip, why in probes.fallen.copy().items()},
+        }

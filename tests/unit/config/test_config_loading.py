@@ -337,3 +337,4 @@ def test_the_example_explains_every_key_and_works_without_its_comment_signs(tmp_
         assert all(re.search(rf"^{key} = ", text, re.MULTILINE) for key in keys)
     # What it shows as the default is the default.
     assert (found.settings.agent, found.settings.http.listen) == (Settings().agent, Settings().http.listen)
+    assert found.settings.probe == Settings().probe

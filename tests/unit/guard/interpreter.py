@@ -83,6 +83,8 @@ class _Walk:
             return ""
         if kind == "goto":
             return self.chain(what["target"]) or "accept"  # the policy; no chain is gone to but from a base chain
+        if kind == "jump":
+            return self.chain(what["target"])
         if kind == "mangle":
             assert what["key"] == {"tcp option": {"name": "maxseg", "field": "size"}}
             self._verdict.mss = what["value"]
@@ -123,6 +125,7 @@ class _Walk:
             if what["key"] == "iifname":
                 return packet.iifname
             of = {"iifgroup": packet.iifgroup, "oifgroup": packet.oifgroup, "l4proto": packet.protocol}
+            of["mark"] = packet.mark
             return _Protocol(of[what["key"]]) if what["key"] == "l4proto" else of[what["key"]]
         if kind == "payload":
             return self._payload(what)
@@ -181,6 +184,8 @@ class _Port(int):
 def _is(left: Value, right: Any) -> bool:
     if isinstance(right, dict) and "set" in right:
         return any(left == _read(item) for item in right["set"])
+    if isinstance(left, str):
+        return bool(left == right)
     if isinstance(right, dict) and "prefix" in right:
         network = ip_network((right["prefix"]["addr"], right["prefix"]["len"]))
         return isinstance(left, IPv4Address | IPv6Address) and left in network

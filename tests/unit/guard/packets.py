@@ -30,6 +30,7 @@ class Packet:
     iifname: str = "eth0"
     iifgroup: int = 0
     oifgroup: int = 0
+    mark: int = 0
 
     @property
     def version(self) -> int:

@@ -10,10 +10,13 @@ from dsr_agent.service.board import Board
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotPermitted, NotYet
-from dsr_agent.state.model import THIS_HOST, LinkKey, SysctlKey, TunnelKey
+from dsr_agent.state.model import GUARD, THIS_HOST, LinkKey, SysctlKey, TunnelKey
+from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
 from dsr_agent.truth.drains import Drain, Drains
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
+from dsr_agent.truth.probe import Pair
+from dsr_agent.truth.reach import Reach, Reached
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 
@@ -76,6 +79,38 @@ def test_a_vip_is_ready_whatever_becomes_of_a_tunnel_it_does_not_use() -> None:
     found = answers(report(problems=(Problem(TunnelKey("b"), NotYet("no")),), wanted=mixed, saw=observed(VIP1)))
     assert found(f"/readyz/{VIP1}").status == 200
     assert found("/readyz").status == 503
+
+
+def test_a_vip_that_the_self_test_does_not_reach_is_not_ready() -> None:
+    board = Board(clock=Clock())
+    board.add(report())
+    found = Endpoints(board)
+    board.probes.started()
+    pair = Pair(ip_address(VIP1), "dsr-ipip")
+    board.probes.show(pair, Reach(Reached.UP, Sight(Seen.LOST), against=2))
+    assert said(found, "/readyz") == (200, "ok"), "lost packets say nothing before they are declared to"
+    board.probes.show(pair, Reach(Reached.FALLEN, Sight(Seen.ELSEWHERE, "tunl0")))
+    line = (
+        f"{VIP1}/32 on lo: self-test by dsr-ipip: arrived, but by tunl0, which takes the tunnel's packets in its place"
+    )
+    assert said(found, "/readyz") == said(found, f"/readyz/{VIP1}") == (503, line)
+    assert found(f"/readyz/{VIP2}").status == 200
+    told = json.loads(found("/status").body)["agent"]["self_test"]
+    assert told == {
+        "off": None,
+        "silent": None,
+        "pairs": 0,
+        "arriving": 0,
+        "fallen": {VIP1: {"dsr-ipip": line.split(": ", 2)[2]}},
+    }
+    board.probes.show(pair, Reach(Reached.UP, Sight(Seen.ARRIVED)))
+    assert said(found, "/readyz") == (200, "ok")
+
+
+def test_a_vip_is_not_ready_while_the_guard_is_not_as_it_has_to_be() -> None:
+    """The self-test goes past what the guard lets in by; that it is as it has to be is known by looking at it."""
+    found = answers(report(problems=(Problem(GUARD, NotYet("no")),)))
+    assert said(found, f"/readyz/{VIP1}") == (503, "guard: no")
 
 
 def test_a_loop_that_is_stuck_is_neither_alive_nor_ready() -> None:

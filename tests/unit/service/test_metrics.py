@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from dsr_agent.guard.counters import Count
+from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.board import Board
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
@@ -18,9 +20,12 @@ from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet
 from dsr_agent.state.model import Link, TunnelKey
+from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
+from dsr_agent.truth.probe import Pair
+from dsr_agent.truth.reach import Reach, Reached
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 GOLDEN = Path(__file__).parent / "metrics.txt"
@@ -81,6 +86,7 @@ def full() -> World:
     )
     service = Service(key(VIP1), "udp/1812")
     world.board.services = {service: Standing(Finding(service.name, Verdict.BOUND), up=True)}
+    world.board.probes.show(Pair(ip_address(VIP1), "dsr-ipip"), Reach(Reached.UP))
     world.received["dsr-ipip"] = Received(packets=1)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)
@@ -104,6 +110,8 @@ def test_names_types_labels_and_help_are_as_promised() -> None:
         "the metrics are an interface: is the change meant? Then change metrics.txt, the README, the rules and the "
         "dashboards with it"
     )
+    names = [family.name for family in text_string_to_metric_families(full().page())]
+    assert len(set(names)) == len(names), "a family that comes twice is refused by Prometheus, or counted twice"
 
 
 def test_the_table_in_the_readme_has_them_all() -> None:
@@ -206,3 +214,35 @@ def test_no_label_ever_names_a_client() -> None:
 
 def test_both_formats() -> None:
     assert full().page("application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
+
+
+def fallen(what: Seen = Seen.LOST) -> Reach:
+    """A pair that the self-test does not reach."""
+    return Reach(Reached.FALLEN, Sight(what))
+
+
+def test_the_self_test() -> None:
+    world = full()
+    probes = world.board.probes
+    probes.started()
+    probes.sent, probes.lost = 7, 3
+    probes.show(Pair(ip_address(VIP1), "dsr-ipip"), fallen())
+    assert world.value("dsr_probe_running") == 1
+    assert world.value("dsr_probe_sent_packets_total") == 7
+    assert world.value("dsr_probe_lost_packets_total") == 3
+    assert world.value(f'dsr_probe_success{{tunnel="dsr-ipip",vip="{VIP1}"}}') == 0
+    assert world.value(f'dsr_vip_ready{{vip="{VIP1}"}}') == 0
+    assert world.value(f'dsr_vip_ready{{vip="{VIP2}"}}') == 1
+    probes.show(Pair(ip_address(VIP1), "dsr-ipip"), Reach(Reached.UNTRIED, Sight(Seen.LOST), 1))
+    assert "dsr_probe_success{" not in world.page(), "what is not known is not made up"
+    assert world.value(f'dsr_vip_ready{{vip="{VIP1}"}}') == 1
+
+
+def test_what_the_self_test_sent_is_taken_off_the_tunnels_count() -> None:
+    world = full()
+    world.received["dsr-ipip"] = Received(packets=100, bytes=10_000)
+    world.guard[COUNTED, '"dsr-ipip"'] = Count(60, 3000)
+    world.guard[COUNTED, '"dsr-ipip.new"'] = Count(5, 250)
+    world.board.probes.own["dsr-ipip"] = Count(4, 200)
+    assert world.value('dsr_tunnel_decapsulated_packets_total{tunnel="dsr-ipip"}') == 31
+    assert world.value('dsr_tunnel_decapsulated_bytes_total{tunnel="dsr-ipip"}') == 6550

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsr_agent.guard.counters import Count
 from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.metrics.steady_totals import SteadyTotals
 
@@ -108,3 +109,24 @@ def test_it_never_steps_back_and_loses_nothing_that_was_told(steps: list[tuple[s
             assert now >= last
             assert now == told or (unheard and now <= told)
             last = now
+
+
+def test_the_self_tests_packets_are_nobodys_traffic() -> None:
+    clock = Clock()
+    totals = SteadyTotals(clock)
+    first = totals.look(TUNNEL, {"dsr-gre": counted(50)}, own={"dsr-gre": Count(20, 2000)})["dsr-gre"]
+    assert (first.received.packets, first.received.bytes) == (30, 3000)
+    clock.now = 1010.0
+    idle = totals.look(TUNNEL, {"dsr-gre": counted(60)}, own={"dsr-gre": Count(30, 3000)})["dsr-gre"]
+    assert (idle.received.packets, idle.grew_at) == (30, None), "only the self-test's came"
+    more = totals.look(TUNNEL, {"dsr-gre": counted(61)}, own={"dsr-gre": Count(30, 3000)})["dsr-gre"]
+    assert (more.received.packets, more.grew_at) == (31, 1010.0)
+
+
+def test_a_packet_of_the_self_test_between_two_counters_makes_none_step_back() -> None:
+    totals = SteadyTotals(Clock())
+    totals.look(TUNNEL, {"dsr-gre": counted(50)}, own={"dsr-gre": Count(20, 2000)})
+    late = totals.look(TUNNEL, {"dsr-gre": counted(50)}, own={"dsr-gre": Count(21, 2100)})["dsr-gre"]
+    assert (late.received.packets, late.received.bytes) == (30, 3000)
+    right = totals.look(TUNNEL, {"dsr-gre": counted(51)}, own={"dsr-gre": Count(21, 2100)})["dsr-gre"]
+    assert (right.received.packets, right.grew_at) == (30, None)

@@ -1,0 +1,48 @@
+"""
+The self-test's packets: let past the sets that count the balancers' packets, and counted for themselves. Pure.
+
+They carry a mark, which no packet from outside does; still they have to come from this host itself and look like the
+self-test's. What does not is asked for like any other packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from dsr_agent.guard.expressions import ACCEPT, NOT_OURS, OURS, match, meta, packet, rule
+from dsr_agent.guard.outer import Entrance, asked_for
+from dsr_agent.guard.sets import ADDRESS, element, hashed, of_addresses
+from dsr_agent.state.marks import PROBE_MARK
+from dsr_agent.state.probe import ANYBODY, CLIENTS
+from dsr_agent.state.table import Chain, FilterSet
+
+CHAIN = COUNTED = "self_test"
+_UDP = 17
+
+
+def sets(links: Iterable[str]) -> Iterator[tuple[str, FilterSet]]:
+    """*links* are those that the packets come out of; each is counted by them."""
+    yield COUNTED, hashed(("ifname",), (element(link) for link in links), counted=True)
+    for version in ADDRESS:
+        yield f"{COUNTED}{version}", of_addresses(version, CLIENTS)
+
+
+def entrance() -> str:
+    """The rule that has them looked at."""
+    return rule(match(meta("mark"), PROBE_MARK), {"jump": {"target": CHAIN}})
+
+
+def chain(entrances: Iterable[Entrance]) -> Chain:
+    """What lets them in, as they arrive and as they come out."""
+    every = tuple(entrances)
+    here = (NOT_OURS, match(meta("iifname"), "lo"))
+    senders = [rule(*here, sender, ACCEPT) for sender in asked_for(every)]
+    if any(not entrance.senders for entrance in every):
+        senders.append(rule(*here, match(packet("ip", "saddr"), str(ANYBODY)), ACCEPT))
+    return Chain((*senders, *_out()))
+
+
+def _out() -> Iterator[str]:
+    for version, protocol in ((4, "ip"), (6, "ip6")):
+        client = match(packet(protocol, "saddr"), f"@{COUNTED}{version}")
+        yield rule(OURS, match(meta("l4proto"), _UDP), client, match(meta("iifname"), f"@{COUNTED}"), ACCEPT)
