@@ -216,7 +216,7 @@ def test_both_formats() -> None:
     assert full().page("application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
 
 
-def fallen(what: Seen = Seen.LOST) -> Reach:
+def fallen(what: Seen = Seen.LOST) -> Reach[Sight]:
     """A pair that the self-test does not reach."""
     return Reach(Reached.FALLEN, Sight(what))
 
