@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dsr_agent.guard.counters import Count
 from dsr_agent.state.model import Ip
+from dsr_agent.state.probe import Sight
 from dsr_agent.truth.findings import said
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached

@@ -23,6 +23,7 @@ from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
+from dsr_agent.truth.checks import Answer, Checked, Reason
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
@@ -87,6 +88,8 @@ def full() -> World:
     service = Service(key(VIP1), "udp/1812")
     world.board.services = {service: Standing(Finding(service.name, Verdict.BOUND), up=True)}
     world.board.probes.show(Pair(ip_address(VIP1), "dsr-ipip"), Reach(Reached.UP))
+    silent = Answer(Reason.TIMEOUT, "no answer")
+    world.board.checks = {ip_address(VIP1): {"radius": Checked().after(silent, 3, 2).after(Answer(), 3, 2)}}
     world.received["dsr-ipip"] = Received(packets=1)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)
@@ -246,3 +249,14 @@ def test_what_the_self_test_sent_is_taken_off_the_tunnels_count() -> None:
     world.board.probes.own["dsr-ipip"] = Count(4, 200)
     assert world.value('dsr_tunnel_decapsulated_packets_total{tunnel="dsr-ipip"}') == 31
     assert world.value('dsr_tunnel_decapsulated_bytes_total{tunnel="dsr-ipip"}') == 6550
+
+
+def test_a_check_that_has_no_verdict_yet_is_neither_up_nor_down() -> None:
+    world = World(report())
+    silent = Answer(Reason.TIMEOUT, "no answer")
+    once = Checked().after(silent, 2, 1)
+    world.board.checks = {ip_address(VIP1): {"radius": once}}
+    assert "dsr_check_up{" not in world.page()
+    assert world.value(f'dsr_check_failures_total{{check="radius",reason="timeout",vip="{VIP1}"}}') == 1
+    world.board.checks = {ip_address(VIP1): {"radius": once.after(silent, 2, 1)}}
+    assert world.value(f'dsr_check_up{{check="radius",vip="{VIP1}"}}') == 0
