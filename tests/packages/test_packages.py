@@ -14,6 +14,7 @@ import pytest
 
 from dsr_agent import cli
 from dsr_agent.config import settings
+from dsr_agent.config.check_settings import CheckSettings
 from tests.lab.machine.job import REPOSITORY
 from tests.packages.conftest import Built, build
 
@@ -154,8 +155,7 @@ def test_the_manual_knows_every_verb(built: Built) -> None:
 def test_the_manual_knows_every_key_of_the_file(built: Built) -> None:
     page = printed("zcat", str(built.tree / "usr/share/man/man5/dsr-agent.toml.5.gz"))
     models = (settings.TunnelSettings, settings.VipSettings, settings.AgentSettings, settings.HttpSettings)
-    models += (settings.CheckSettings,)
-    keys = {name for model in models for name in model.model_fields}
+    keys = {name for model in (*models, CheckSettings) for name in model.model_fields}
     assert {key for key in keys if f"\\fB{key}\\fR" not in page} == set()
 
 
