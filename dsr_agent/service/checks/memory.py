@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
-from dsr_agent.service.drain_keeper import DEFAULT_DIRECTORY, write_whole
 from dsr_agent.service.journal import Kind, carrying
+from dsr_agent.service.span_keeper import DEFAULT_DIRECTORY, write_whole
 from dsr_agent.state.model import Ip
 from dsr_agent.truth.checks import Answer, ByVip, Checked, Reason
 from dsr_agent.truth.reach import Reach, Reached

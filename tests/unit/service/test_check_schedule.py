@@ -118,7 +118,7 @@ async def test_one_that_has_fallen_makes_its_own_vip_unready_until_it_answers_ag
     async with watching(board, check(), check(name="other", vips=("b",))) as (_, asking):
         asking.answers[str(A.ip)] = SILENT
         await asking.until(lambda: on(board, A).up is False and on(board, B, "other").up)
-        ready = dict(answers.ready(board.overview))
+        ready = {ip: not why for ip, why in answers.reasons(board.overview)}
         assert ready == {A.ip: False, B.ip: True}
         assert b"192.0.2.1/32 on lo: tacacs check: no answer, " in answers("/readyz").body
         del asking.answers[str(A.ip)]
