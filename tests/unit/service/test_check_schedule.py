@@ -131,7 +131,7 @@ async def test_a_reload_keeps_what_is_known_also_of_a_check_that_changes() -> No
     async with watching(board, check()) as (watch, asking):
         asking.answers[str(A.ip)] = SILENT
         await asking.until(lambda: on(board, A).up is False)
-        watch.wanted = (check(timeout=1.0),)
+        watch.wanted = (check(timeout=1.0, fall=100),)
         watch.changed.set()
         before = len(asking.asked)
         await asking.until(lambda: len(asking.asked) > before + 5)
@@ -201,6 +201,9 @@ def test_questions_come_from_where_tunnelled_packets_arrive() -> None:
     one, two = after.desired.vips.values()
     assert [str(Sources(after).of(vip)) for vip in (one, two)] == ["10.0.0.2", "::1"]
     assert str(Sources(replace(after, observed=more)).of(two)) == "2001:db8:1::2"
+    elsewhere = Address("a0", one.ip, 32)  # a VIP that somebody else put there, unmarked
+    more = replace(more, addresses={elsewhere.key: elsewhere, **more.addresses})
+    assert str(Sources(replace(after, observed=more)).of(replace(one, tunnels=()))) == "10.0.0.2"
     bare = replace(after, desired=desired(VIP1, VIP2, tunnels=()), observed=observed(VIP1, VIP2))
     assert str(Sources(bare).of(replace(one, tunnels=()))) == "10.0.0.2"
     assert str(Sources(overview(A)).of(A)) == "127.0.0.1"
