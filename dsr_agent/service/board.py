@@ -17,6 +17,7 @@ from dsr_agent.service.overview import Overview
 from dsr_agent.state.model import Ip
 from dsr_agent.state.report import Report
 from dsr_agent.truth.arrivals import Arrival
+from dsr_agent.truth.checks import ByVip
 from dsr_agent.truth.listeners import Standings
 from dsr_agent.truth.spans import Spans
 
@@ -62,6 +63,8 @@ class Board:
         """How each declared service stands, if anybody listens for it."""
         self.services_unknown = ""
         """Why that cannot be known, where it cannot."""
+        self.checks: ByVip = {}
+        """What applications answered. The loop changes it in place: who goes through it copies it first."""
         self.drains = Spans()
         """What is drained; some of it may be over."""
         self.holds = Spans()

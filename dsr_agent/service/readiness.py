@@ -1,7 +1,8 @@
 """
 Why a VIP is not ready to be sent requests.
 
-It is not as the file says, the self-test does not reach it, nobody listens, or it is drained or held. Pure.
+It is not as the file says, the self-test does not reach it, nobody listens, the application does not answer, or it is
+drained or held. Pure.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
 from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, Key, LinkKey, Vip
+from dsr_agent.truth.checks import ByVip
 from dsr_agent.truth.listeners import Standings, services_of
 from dsr_agent.truth.spans import Spans
 
@@ -33,6 +35,7 @@ class About(StrEnum):
     HOST = "host"
     SELF_TEST = "self_test"
     SERVICE = "service"
+    CHECK = "check"
 
 
 class Reason(NamedTuple):
@@ -53,8 +56,9 @@ class Readiness:
     """
     One look at everything, asked VIP by VIP.
 
-    *probes* are what the self-test found, *services* how the declared services stand, *drains* what is drained at
-    *now*. What tunnels lack is worked out once, by *status*, and only if anything is lacking: there may be 10,000 VIPs.
+    *probes* are what the self-test found, *services* how the declared services stand, *checks* what applications
+    answered, *drains* what is drained at *now*. What tunnels lack is worked out once, by *status*, and only if anything
+    is lacking: there may be 10,000 VIPs.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Readiness:
         drains: Spans,
         now: float,
         status: Callable[[], Status],
+        checks: ByVip,
     ) -> None:
         self._overview = overview
         self._probes = probes
@@ -73,6 +78,7 @@ class Readiness:
         self._drains = drains
         self._now = now
         self._status = status
+        self._checks = checks
         self._tunnels: dict[str, tuple[Reason, ...]] = {}
 
     def everything(self) -> list[Reason]:
@@ -87,6 +93,8 @@ class Readiness:
         found += [reason for key in fallen if key.ip not in desired.held for reason in self._of_self_test(key)]
         services = [(each.vip, of.why_not) for each, of in self._services.items() if of.why_not]
         found += [Reason(About.SERVICE, f"{key}: {why}") for key, why in services if key.ip not in desired.held]
+        asked = [desired.key_of_ip[ip] for ip in self._checks.copy() if ip in desired.key_of_ip]
+        found += [reason for key in asked if key.ip not in desired.held for reason in self._of_checks(key)]
         return self._asked_for() + found
 
     def _asked_for(self) -> list[Reason]:
@@ -105,7 +113,8 @@ class Readiness:
         if not held and key not in self._overview.observed.addresses and not found:
             found = [Reason(About.VIP, f"{key}: it is missing")]
         drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        return [*held, *drained, *found, *self._of_self_test(key), *self._of_services(key, vip)]
+        seen = [*self._of_self_test(key), *self._of_services(key, vip), *self._of_checks(key)]
+        return [*held, *drained, *found, *seen]
 
     def _of_self_test(self, key: AddressKey) -> Iterator[Reason]:
         return (Reason(About.SELF_TEST, f"{key}: {why}") for why in self._probes.reasons(key.ip))
@@ -114,6 +123,11 @@ class Readiness:
         for service in services_of(key, vip):
             if (standing := self._services.get(service)) and standing.why_not:
                 yield Reason(About.SERVICE, f"{key}: {standing.why_not}")
+
+    def _of_checks(self, key: AddressKey) -> Iterator[Reason]:
+        for name, standing in self._checks.get(key.ip, {}).items():
+            if why := standing.why_not(name):
+                yield Reason(About.CHECK, f"{key}: {why}")
 
     def _undone(self, key: Key, about: About | None = None) -> Iterator[Reason]:
         """What is not as the file says about one thing."""

@@ -154,7 +154,7 @@ class SpanKeeper:
                 self._loop.call_soon_threadsafe(self._changed.set)
                 self._loop.call_soon_threadsafe(self.changed.set)
         try:
-            _write(self._path, text_of(spans))
+            write_whole(self._path, text_of(spans))
         except OSError as error:
             why = f"{self._path}: {error.strerror}"
             log.warning("this will not outlive the agent, because it cannot be kept: %s", why, extra=_WARNED)
@@ -172,7 +172,7 @@ class Keepers(NamedTuple):
 _WARNED = carrying(Kind.WARNED)
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """All of it or none, whatever happens meanwhile."""
     path.parent.mkdir(mode=0o755, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")

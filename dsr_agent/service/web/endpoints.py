@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from dsr_agent import __version__
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
+from dsr_agent.service.check_rows import check_rows
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.readiness import About, Readiness, Reason
 from dsr_agent.service.span_rows import drained_json, held_json
@@ -122,6 +123,7 @@ class Endpoints:
             services=board.services,
             drains=board.drains,
             now=board.wall(),
+            checks=board.checks,
             status=lambda: self.status_of(overview),
         )
 
@@ -163,6 +165,7 @@ class Endpoints:
             "fights": {str(key): times for key, times in overview.fights.items()},
             "foreign_drops": list(board.foreign_drops),
             "not_ready": {str(ip): [each.text for each in why] for ip, why in self.reasons(overview) if why},
+            "checks": check_rows(board.checks),
             "drained": drained_json(board),
             "held": held_json(board.holds, overview.desired, board.wall()),
             "self_test": self._self_test(),

@@ -24,6 +24,7 @@ from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
+from dsr_agent.truth.checks import Answer, Checked, Reason
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
@@ -89,6 +90,8 @@ def full() -> World:
     service = Service(key(VIP1), "udp/1812")
     world.board.services = {service: Standing(Finding(service.name, Verdict.BOUND), up=True)}
     world.board.probes.show(Pair(ip_address(VIP1), "dsr-ipip"), Reach(Reached.UP))
+    silent = Answer(Reason.TIMEOUT, "no answer")
+    world.board.checks = {ip_address(VIP1): {"radius": Checked().after(silent, 3, 2).after(Answer(), 3, 2)}}
     world.received["dsr-ipip"] = Received(packets=1)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)
@@ -218,7 +221,7 @@ def test_both_formats() -> None:
     assert full().page("application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
 
 
-def fallen(what: Seen = Seen.LOST) -> Reach:
+def fallen(what: Seen = Seen.LOST) -> Reach[Sight]:
     """A pair that the self-test does not reach."""
     return Reach(Reached.FALLEN, Sight(what))
 
@@ -249,6 +252,17 @@ def test_what_the_self_test_sent_is_taken_off_the_tunnels_count() -> None:
     world.board.probes.own["dsr-ipip"] = Count(4, 200)
     assert world.value('dsr_tunnel_decapsulated_packets_total{tunnel="dsr-ipip"}') == 31
     assert world.value('dsr_tunnel_decapsulated_bytes_total{tunnel="dsr-ipip"}') == 6550
+
+
+def test_a_check_that_has_no_verdict_yet_is_neither_up_nor_down() -> None:
+    world = World(report())
+    silent = Answer(Reason.TIMEOUT, "no answer")
+    once = Checked().after(silent, 2, 1)
+    world.board.checks = {ip_address(VIP1): {"radius": once}}
+    assert "dsr_check_up{" not in world.page()
+    assert world.value(f'dsr_check_failures_total{{check="radius",reason="timeout",vip="{VIP1}"}}') == 1
+    world.board.checks = {ip_address(VIP1): {"radius": once.after(silent, 2, 1)}}
+    assert world.value(f'dsr_check_up{{check="radius",vip="{VIP1}"}}') == 0
 
 
 def test_reasons_are_few_words_and_only_for_who_is_not_ready() -> None:
