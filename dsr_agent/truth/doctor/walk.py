@@ -1,0 +1,125 @@
+"""The packet's story for each VIP, stage by stage, and what causes it not to end well. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from dsr_agent.state.model import Ip, Tunnel, Vip
+from dsr_agent.state.probe import Sight
+from dsr_agent.truth.doctor import agent, application, arriving, filters, mtu, reverse_path, tunnel, vip, way_back
+from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, skipped
+from dsr_agent.truth.doctor.evidence import Evidence
+from dsr_agent.truth.probe import tunnels_of
+
+_OF_TUNNELS: tuple[tuple[Stage, Callable[[Tunnel, Evidence], Iterator[Finding]]], ...] = (
+    (Stage.ARRIVING, arriving.arriving),
+    (Stage.MODULE, tunnel.module),
+    (Stage.LOCAL, tunnel.local),
+    (Stage.TUNNEL, tunnel.link),
+    (Stage.GUARD, filters.guard),
+    (Stage.REVERSE_PATH, reverse_path.reverse_path),
+    (Stage.MTU, mtu.mtu),
+)
+
+# A fault at the first is why there is nothing to be said of the others.
+_FOLLOWS: Mapping[Stage, frozenset[Stage]] = {
+    Stage.MODULE: frozenset({Stage.TUNNEL, Stage.FIREWALL, Stage.REVERSE_PATH}),
+    Stage.LOCAL: frozenset({Stage.TUNNEL, Stage.FIREWALL, Stage.REVERSE_PATH}),
+    Stage.TUNNEL: frozenset({Stage.FIREWALL, Stage.REVERSE_PATH}),
+    Stage.REVERSE_PATH: frozenset({Stage.FIREWALL, Stage.WAY_BACK}),
+    Stage.VIP: frozenset({Stage.FIREWALL, Stage.LISTENER, Stage.ANSWER, Stage.WAY_BACK}),
+}
+_NO_ROUTE = Cause.NO_CLIENT_ROUTE  # of the reverse path's faults, the one that explains the way back as well
+
+_ORDER = {stage: place for place, stage in enumerate(Stage)}
+_RANK = {cause: place for place, cause in enumerate(Cause)}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor says: each VIP's stages in the packet's order, and the *causes*, the likeliest root first."""
+
+    vips: Mapping[Ip, tuple[Finding, ...]]
+    causes: tuple[Finding, ...]
+    tried: int = 0
+    """How many VIPs the self-test was sent to."""
+
+    @property
+    def fine(self) -> bool:
+        """Whether there is no fault."""
+        return not any(cause.result is Result.FAULT for cause in self.causes)
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """Walk the packet's way for every VIP that *evidence* is about."""
+    sights: dict[Ip, dict[str, Sight]] = {}
+    for pair, sight in evidence.sights.items():
+        sights.setdefault(pair.vip, {})[pair.tunnel] = sight
+    by_tunnel = {each.name: _without_consequences(list(_of_tunnel(each, evidence))) for each in evidence.tunnels}
+    vips = {
+        each.ip: tuple(_of_vip(each, by_tunnel, sights.get(each.ip, {}), evidence)) for each in evidence.vips
+    }
+    host = tuple(agent.agent(evidence))
+    causes = dict.fromkeys(
+        finding for finding in (*host, *(found for stages in vips.values() for found in stages)) if finding.bad
+    )
+    return Diagnosis(vips, tuple(sorted(causes, key=_rank)), len(sights))
+
+
+def _rank(finding: Finding) -> tuple[bool, int]:
+    assert finding.cause is not None
+    return finding.result is not Result.FAULT, _RANK[finding.cause]
+
+
+def _of_tunnel(each: Tunnel, evidence: Evidence) -> Iterator[Finding]:
+    for _, look in _OF_TUNNELS:
+        yield from look(each, evidence)
+
+
+def _of_vip(
+    each: Vip, by_tunnel: Mapping[str, list[Finding]], sights: dict[str, Sight], evidence: Evidence
+) -> Iterator[Finding]:
+    """All stages of one VIP, in order; what its tunnels have in common with other VIPs was looked at once."""
+    names = tunnels_of(each, evidence.desired)
+    found = [finding for name in names for finding in by_tunnel[name] if _concerns(finding, each)]
+    found += vip.vip(each, sights, evidence)
+    for name in names:
+        found += filters.firewall(evidence.desired.tunnels[name], each.ip, sights.get(name), evidence)
+    found += application.listener(each, evidence)
+    found += application.answer(each, evidence)
+    found += way_back.way_back(each, evidence)
+    found = _without_consequences(found)
+    if not any(finding.blocks for finding in found):
+        found += application.unexplained(each, evidence)
+    found += agent.drained(each, evidence)
+    yield from sorted(found, key=lambda finding: _ORDER[finding.stage])
+
+
+def _concerns(finding: Finding, each: Vip) -> bool:
+    return finding.cause is not Cause.TUNNEL_DISABLED_IPV6 or each.ip.version == 6
+
+
+def _without_consequences(found: Iterable[Finding]) -> list[Finding]:
+    """With what follows from a fault before it told as that."""
+    findings = list(found)
+    roots = [finding for finding in findings if finding.blocks and finding.stage in _FOLLOWS]
+    return [_folded(finding, roots) for finding in findings]
+
+
+def _folded(finding: Finding, roots: Iterable[Finding]) -> Finding:
+    for root in roots:
+        if finding.stage not in _follows(root) or finding is root or finding.result is Result.OK:
+            continue
+        if root.tunnel is not None and finding.tunnel not in (None, root.tunnel):
+            continue
+        if finding.cause is Cause.FIREWALL_DROPS:
+            continue  # it was seen
+        return replace(skipped(finding.stage, f"follows from {root.cause}"), tunnel=finding.tunnel, vip=finding.vip)
+    return finding
+
+
+def _follows(root: Finding) -> frozenset[Stage]:
+    after = _FOLLOWS[root.stage]
+    return after - {Stage.WAY_BACK} if root.stage is Stage.REVERSE_PATH and root.cause is not _NO_ROUTE else after
+
