@@ -221,9 +221,7 @@ def _inner(data: bytes) -> Inner | None:
         return Inner(source, destination, length, data[9], port, bool(cut & 0x4000))
     if len(data) >= 40 and data[0] >> 4 == 6:
         (length,) = struct.unpack_from(">H", data, 4)
-        return Inner(
-            IPv6Address(data[8:24]), IPv6Address(data[24:40]), 40 + length, data[6], _port(data, 42), True
-        )
+        return Inner(IPv6Address(data[8:24]), IPv6Address(data[24:40]), 40 + length, data[6], _port(data, 42), True)
     return None
 
 

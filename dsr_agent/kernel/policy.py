@@ -34,7 +34,15 @@ _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, tab
 _IFINFOMSG = struct.Struct("=BxHiII")
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_TABLE, _RTAX_MTU = 1, 2, 4, 5, 8, 15, 2
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN = 1, 2, 3, 6, 10, 14
-_FRA_TABLE, _FRA_OIFNAME, _FRA_L3MDEV, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT, _FRA_DPORT = 15, 17, 19, 20, 22, 23, 24
+_FRA_TABLE, _FRA_OIFNAME, _FRA_L3MDEV, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT, _FRA_DPORT = (
+    15,
+    17,
+    19,
+    20,
+    22,
+    23,
+    24,
+)
 _IFLA_IFNAME, _IFLA_MASTER = 3, 10
 _FR_ACT_TO_TBL = 1
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
@@ -113,7 +121,9 @@ def way(channel: Channel, source: Ip | None, destination: Ip, link: int = 0) -> 
     """How a packet from *source* (None: from whichever the kernel would choose) to *destination* would go."""
     family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
     width = destination.max_prefixlen
-    body = _RTMSG.pack(family, width, width if source else 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, destination.packed)
+    body = _RTMSG.pack(family, width, width if source else 0, 0, 0, 0, 0, 0, 0) + attribute(
+        _RTA_DST, destination.packed
+    )
     if source:
         body += attribute(_RTA_SRC, source.packed)
     if link:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -91,12 +91,14 @@ def _may_drop(chain: dict[str, Any]) -> bool:
     return chain.get("hook") in ("prerouting", "input", "ingress") and not chain["table"].startswith(NAME)
 
 
-def foreign_drops(seconds: float, *, early: bool = False) -> tuple[int, list[ForeignDrop]]:
+def foreign_drops(
+    seconds: float, *, early: bool = False, started: Callable[[], object] = lambda: None
+) -> tuple[int, list[ForeignDrop]]:
     """
     Watch for at most *seconds*: how many packets were seen that the guard had let in, and who dropped some of them.
 
-    *early*: also who dropped some before the guard was asked, of strangers, too. Ends early when enough was seen.
-    Blocks; raises `OSError` where nothing can be traced.
+    *early*: also who dropped some before the guard was asked, of strangers, too. *started* is called once packets
+    are followed. Ends early when enough was seen. Blocks; raises `OSError` where nothing can be traced.
     """
     nftables = Nftables()
     listening = Monitor(_RECEIVE_BUFFER, _NETLINK_NETFILTER, (_NFNLGRP_NFTRACE,))
@@ -104,6 +106,7 @@ def foreign_drops(seconds: float, *, early: bool = False) -> tuple[int, list[For
         _, complaint = nftables.run(_marking(_BEFORE_ALL if early else _BEFORE_THE_GUARD))
         if complaint:
             raise OSError(complaint)
+        started()
         reader = _Reader(early)
         until = time.monotonic() + seconds
         while reader.seen < _ENOUGH and (left := until - time.monotonic()) > 0:

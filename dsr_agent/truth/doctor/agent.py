@@ -34,7 +34,9 @@ def _says(says: Mapping[str, Any]) -> Iterator[Finding]:
     if fights := says.get("fights"):
         what = [f"{key}: {times} times within a minute" for key, times in fights.items()]
         saw = f"somebody keeps undoing {next(iter(fights))}"
-        yield told.warning(Cause.FIGHT, saw, "journalctl -u dsr-agent names who, where the kernel tells", *what[:_SHOWN])
+        yield told.warning(
+            Cause.FIGHT, saw, "journalctl -u dsr-agent names who, where the kernel tells", *what[:_SHOWN]
+        )
 
 
 def drained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:

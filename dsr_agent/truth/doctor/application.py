@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsr_agent.kernel.capture import Leaving
-from dsr_agent.state.model import Vip
+from dsr_agent.state.model import Ip, Vip
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
-from dsr_agent.truth.listeners import Finding as Listening, Verdict, services_of
+from dsr_agent.truth.listeners import Finding as Listening
+from dsr_agent.truth.listeners import Verdict, services_of
 
 _REFUSED = ("UdpNoPorts", "Udp6NoPorts", "TcpOutRsts")
 
@@ -74,20 +75,20 @@ def answer(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
         yield skipped(Stage.ANSWER, "nobody was seen to answer", vip=vip.ip)
 
 
-def _asked(vip: Vip, evidence: Evidence) -> set[tuple[object, int | None]]:
-    """Who asked the VIP by UDP, and on which port."""
-    inner = (packet.inner for packet in evidence.sent_to(vip.ip))
+def _asked(vip: Ip, evidence: Evidence) -> set[tuple[Ip, int | None]]:
+    """Who asked *vip* by UDP, and on which port."""
+    inner = (packet.inner for packet in evidence.sent_to.get(vip, ()))
     return {(each.source, each.port) for each in inner if each and each.service.startswith("udp/")}
 
 
 def _from_elsewhere(vip: Vip, evidence: Evidence) -> Leaving | None:
     """An answer to a client who asked this VIP and no other, from an address that is no VIP."""
-    asked = _asked(vip, evidence)
-    for other in evidence.desired.vips.values():
-        if other.ip != vip.ip and asked:
-            asked -= _asked(other, evidence)
-    left = evidence.captured.left if evidence.captured else ()
-    vips = evidence.desired.key_of_ip
+    asked = _asked(vip.ip, evidence)
+    if not asked or evidence.captured is None:
+        return None
+    left, vips = evidence.captured.left, evidence.desired.key_of_ip
+    for other in evidence.sent_to.keys() & vips.keys() - {vip.ip}:
+        asked -= _asked(other, evidence)
     right = {(each.destination, each.port) for each in left if each.source == vip.ip}
     for each in left:
         who = each.destination, each.port
@@ -108,4 +109,6 @@ def unexplained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     words = [text for text in texts if "drained" not in text]
     if words:
         told = Told(Stage.ANSWER, vip=vip.ip)
-        yield told.fault(Cause.CHECK_FAILED, f"the agent finds it not ready: {words[0]}", "dsr-agent status", *words[1:])
+        yield told.fault(
+            Cause.CHECK_FAILED, f"the agent finds it not ready: {words[0]}", "dsr-agent status", *words[1:]
+        )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.kernel.capture import GRE, Outer
-from dsr_agent.state.model import Tunnel
+from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.probe import Way
@@ -49,7 +49,7 @@ def _of(packet: Outer, way: Way) -> bool:
     return not senders or is_in(packet.source, senders)
 
 
-def _local(way: Way) -> object:
+def _local(way: Way) -> Ip | None:
     return way.link.outer.local if way.link.outer else None
 
 

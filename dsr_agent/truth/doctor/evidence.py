@@ -13,15 +13,18 @@ from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
 from dsr_agent.kernel.capture import Captured, Outer
 from dsr_agent.kernel.namespaces import Elsewhere
-from dsr_agent.kernel.policy import Rule, Way as Answer
+from dsr_agent.kernel.policy import Rule
+from dsr_agent.kernel.policy import Way as Answer
 from dsr_agent.kernel.stats import Received
 from dsr_agent.kernel.sysctl_files import Setting
 from dsr_agent.kernel.trace import ForeignDrop
-from dsr_agent.state.actions import Plan
+from dsr_agent.state.actions import Plan, WriteSysctl
+from dsr_agent.state.errors import DsrError
 from dsr_agent.state.marks import owns_address
-from dsr_agent.state.model import AddressKey, Desired, Ip, Network, Observed, SysctlKey, Tunnel, Vip
+from dsr_agent.state.model import AddressKey, Desired, Ip, Key, Network, Observed, SysctlKey, Tunnel, Vip
 from dsr_agent.state.probe import Seen, Sight
-from dsr_agent.truth.listeners import Finding as Listening, Service
+from dsr_agent.truth.listeners import Finding as Listening
+from dsr_agent.truth.listeners import Service
 from dsr_agent.truth.probe import Pair, Way, tunnels_of
 
 
@@ -54,7 +57,7 @@ class Evidence:
 
     *ways* are the tunnels with a link (as it should be), *sights* what became of the self-test's packets, *untested*
     why there are none. *captured* is None where nothing could be seen, for the reason *uncaptured*. *answers* say
-    which way answers to some client would go from a VIP, *ordinary* the same from no address in particular, and
+    which way answers would go from each VIP to some clients, *ordinary* the same from no address in particular, and
     *to_balancers* the way to each balancer. *told_mss* are the TCP segments that the guard tells clients of, by IP
     version. *drops* are other firewalls' (None: could not be followed).
     """
@@ -73,7 +76,7 @@ class Evidence:
     uncaptured: str = ""
     listening: Mapping[Service, Listening] = field(default_factory=dict)
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
-    answers: Mapping[tuple[Ip, Ip], Answer] = field(default_factory=dict)
+    answers: Mapping[Ip, Mapping[Ip, Answer]] = field(default_factory=dict)
     ordinary: Mapping[Ip, Answer] = field(default_factory=dict)
     to_balancers: Mapping[IPv4Address, Answer] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
@@ -154,9 +157,9 @@ class Evidence:
         """This host's own addresses, without what is ours."""
         return frozenset(key.ip for key, address in self.observed.addresses.items() if not owns_address(address))
 
-    def card_of(self, ip: object) -> str:
+    def card_of(self, ip: Ip | None) -> str:
         """The link that has *ip*; empty if none has."""
-        return next((key.link for key in self.observed.addresses if key.ip == ip), "")
+        return next((key.link for key in self.places.get(ip, ())), "") if ip else ""
 
     @property
     def agent_drops(self) -> tuple[str, ...]:
@@ -168,9 +171,35 @@ class Evidence:
         says = (self.agent.says or {}).get("held") or {}
         return bool(says.get("host")) or any(row.get("vip") == str(vip) for row in says.get("vips", ()))
 
-    def sent_to(self, vip: Ip) -> Iterator[Outer]:
-        """What came in wrapped for *vip*."""
-        return (packet for packet in self.outer if packet.inner and packet.inner.destination == vip)
+    @cached_property
+    def sent_to(self) -> Mapping[Ip, list[Outer]]:
+        """What came in wrapped, by the VIP that it is for."""
+        found: dict[Ip, list[Outer]] = {}
+        for packet in self.outer:
+            if packet.inner:
+                found.setdefault(packet.inner.destination, []).append(packet)
+        return found
+
+    @cached_property
+    def problems(self) -> Mapping[Key, list[DsrError]]:
+        """What cannot be had, by what it is about."""
+        found: dict[Key, list[DsrError]] = {}
+        for problem in self.todo.problems:
+            found.setdefault(problem.key, []).append(problem.error)
+        return found
+
+    @cached_property
+    def places(self) -> Mapping[Ip, list[AddressKey]]:
+        """Where each address is that this host has."""
+        found: dict[Ip, list[AddressKey]] = {}
+        for key in self.observed.addresses:
+            found.setdefault(key.ip, []).append(key)
+        return found
+
+    @cached_property
+    def sysctls_to_write(self) -> tuple[WriteSysctl, ...]:
+        """Those that are other than they have to be."""
+        return tuple(action for action in self.todo.actions if isinstance(action, WriteSysctl))
 
 
 def is_in(ip: Ip, networks: Collection[Network]) -> bool:

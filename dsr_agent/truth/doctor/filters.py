@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from ipaddress import ip_address
 
 from dsr_agent.guard.reasons import Reason
@@ -92,35 +91,37 @@ def _counted(evidence: Evidence) -> list[str]:
 # --- other firewalls --------------------------------------------------------------------------------------------------
 
 
-def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -> Iterator[Finding]:
-    """Whether another firewall of this host drops what should get to *vip*."""
-    told = Told(Stage.FIREWALL, tunnel.name, vip)
-    way = evidence.ways.get(tunnel.name)
-    drops = list(_drops(way, vip, evidence)) if way else []
-    arrived = sight is not None and sight.what is Seen.ARRIVED
+def card(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
+    """Whether another firewall of this host drops what balancers send, before the tunnel takes it; only faults."""
+    told, way = Told(Stage.FIREWALL, tunnel.name), evidence.ways.get(tunnel.name)
+    if way is None or way.link.outer is None:
+        return
+    local = str(way.link.outer.local)
+    drops = [drop for drop in evidence.drops or () if drop.target == local and _declared(drop.source, way)]
     if drops:
-        yield _named(replace(told, vip=None) if _is_outer(drops[0], way) else told, drops, way, arrived)
+        first = drops[0]
+        yield told.fault(Cause.FIREWALL_DROPS, str(first), _let_pass(first, "ip saddr " + first.source), *_more(drops))
+    elif _swallowed(way, evidence):
+        saw = f"what load balancers send reaches this host's card, and never comes out of {way.link.name}"
+        yield told.fault(Cause.FIREWALL_UNTOLD, saw, _RULES, *_moved(way, evidence))
+
+
+def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -> Iterator[Finding]:
+    """Whether it drops what comes out of the tunnel for *vip*; *sight* is the self-test's result."""
+    told, way = Told(Stage.FIREWALL, tunnel.name, vip), evidence.ways.get(tunnel.name)
+    drops = [drop for drop in evidence.drops or () if drop.target == str(vip)]
+    arrived = sight is not None and sight.what is Seen.ARRIVED
+    if drops:  # where the self-test comes through, others' packets may be dropped for a good reason
+        make = told.warning if arrived else told.fault
+        yield make(Cause.FIREWALL_DROPS, str(drops[0]), _let_pass(drops[0], ""), *_more(drops))
     elif sight is not None and sight.what is Seen.LOST and suspect(sight) in _FIREWALL:
-        saw = f"the self-test {said(sight)}"
-        yield told.fault(Cause.FIREWALL_UNTOLD, saw, _RULES, *evidence.agent_drops, *_moved(way, evidence))
-    elif way and _swallowed(way, evidence):
-        saw = f"what the load balancers send reaches this host's card, and never comes out of {way.link.name}"
-        yield replace(told, vip=None).fault(Cause.FIREWALL_UNTOLD, saw, _RULES, *_moved(way, evidence))
-    elif arrived:
-        yield ok(Stage.FIREWALL, f"the self-test {said(sight)}" if sight else "", tunnel=tunnel.name, vip=vip)
+        evident = (*evidence.agent_drops, *_moved(way, evidence))
+        yield told.fault(Cause.FIREWALL_UNTOLD, f"the self-test {said(sight)}", _RULES, *evident)
+    elif sight is not None and arrived:
+        yield ok(Stage.FIREWALL, f"the self-test {said(sight)}", tunnel=tunnel.name, vip=vip)
     else:
-        why = evidence.untested or "the self-test was not sent"
+        why = evidence.untested or (said(sight) if sight else "the self-test was sent to other VIPs only")
         yield unknown(Stage.FIREWALL, why, tunnel.name, vip)
-
-
-def _drops(way: Way, vip: Ip, evidence: Evidence) -> Iterator[ForeignDrop]:
-    """Those of what is on its way to *vip* by this tunnel."""
-    local = way.link.outer.local if way.link.outer else None
-    for drop in evidence.drops or ():
-        if drop.target == str(vip):
-            yield drop
-        elif drop.target == str(local) and _declared(drop.source, way):
-            yield drop
 
 
 def _declared(source: str, way: Way) -> bool:
@@ -130,23 +131,14 @@ def _declared(source: str, way: Way) -> bool:
         return False
 
 
-def _is_outer(drop: ForeignDrop, way: Way | None) -> bool:
-    return bool(way and way.link.outer and drop.target == str(way.link.outer.local))
+def _let_pass(drop: ForeignDrop, sender: str) -> str:
+    what = f"{'ip6' if ':' in drop.target else 'ip'} daddr {drop.target} accept"
+    return f"nft insert rule {drop.family} {drop.table} {drop.chain} {' '.join(filter(None, (sender, what)))}"
 
 
-def _named(told: Told, drops: Iterable[ForeignDrop], way: Way | None, arrived: bool) -> Finding:
-    """The first of them; where the self-test comes through, others' packets may be dropped for a good reason."""
-    by_place = {drop.where: drop for drop in reversed(list(drops))}
-    first = next(reversed(by_place.values()))
-    remedy = f"let it pass there: nft insert rule {first.family} {first.table} {first.chain} {_passing(first, way)}"
-    make = told.warning if arrived and not _is_outer(first, way) else told.fault
-    return make(Cause.FIREWALL_DROPS, str(first), remedy, *(where for where in by_place if where != first.where))
-
-
-def _passing(drop: ForeignDrop, way: Way | None) -> str:
-    if _is_outer(drop, way):
-        return f"ip saddr {drop.source} ip daddr {drop.target} accept"
-    return f"{'ip6' if ':' in drop.target else 'ip'} daddr {drop.target} accept"
+def _more(drops: Iterable[ForeignDrop]) -> list[str]:
+    """The other places where some were dropped."""
+    return list(dict.fromkeys(drop.where for drop in drops))[1:]
 
 
 def _swallowed(way: Way, evidence: Evidence) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsr_agent.state.actions import AddAddress, WriteSysctl
+from dsr_agent.state.actions import AddAddress
 from dsr_agent.state.errors import DsrError, Unsupported
 from dsr_agent.state.marks import FALLBACK_DEVICES, owns_link
-from dsr_agent.state.model import MODULE_OF_KIND, Key, Link, LinkKey, Tunnel, TunnelKey
+from dsr_agent.state.model import MODULE_OF_KIND, Link, LinkKey, Tunnel, TunnelKey
 from dsr_agent.state.probe import Seen
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
@@ -41,12 +41,8 @@ def module(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
 
 def _refused(evidence: Evidence, tunnel: Tunnel) -> DsrError | None:
     """What a look at the host has already said about the tunnel's link."""
-    errors = _problems(evidence, LinkKey(tunnel.name))
+    errors = evidence.problems.get(LinkKey(tunnel.name), ())
     return next((error for error in errors if isinstance(error, Unsupported)), None)
-
-
-def _problems(evidence: Evidence, key: Key) -> list[DsrError]:
-    return [problem.error for problem in evidence.todo.problems if problem.key == key]
 
 
 # --- the local address ------------------------------------------------------------------------------------------------
@@ -55,7 +51,7 @@ def _problems(evidence: Evidence, key: Key) -> list[DsrError]:
 def local(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     """Whether the address that the balancers send to is known, and on this host."""
     told = Told(Stage.LOCAL, tunnel.name)
-    for error in _problems(evidence, TunnelKey(tunnel.name)):
+    for error in evidence.problems.get(TunnelKey(tunnel.name), ()):
         remedy = error.remedy or "write in its [[tunnel]]: local = the address that the load balancers send to"
         yield told.fault(Cause.LOCAL_MISSING, error.problem, remedy)
         return
@@ -93,17 +89,16 @@ def link(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
 def _faults(way: Way, found: Link | None, evidence: Evidence) -> Iterator[Finding]:
     told, name = Told(Stage.TUNNEL, way.tunnel.name), way.link.name
     masking = _masking(way, evidence)
-    moved = evidence.moved(*_UNTAKEN)
+    moved, errors = evidence.moved(*_UNTAKEN), evidence.problems.get(way.link.key, [])
     lack = "is not there" if found is None else "is down" if not found.up else ""
     if lack and masking:
         saw = f"{name} {lack}, and {masking}, which is up, takes its packets: past the guard's eyes, and only for now"
         yield told.fault(Cause.TUNNEL_MASKED, saw, APPLY, *moved)
     elif found is None:
-        saw = "; ".join([f"{name} is not there", *(error.problem for error in _problems(evidence, way.link.key))])
-        remedies = [error.remedy for error in _problems(evidence, way.link.key) if error.remedy]
+        saw = "; ".join([f"{name} is not there", *(error.problem for error in errors)])
+        remedies = [error.remedy for error in errors if error.remedy]
         yield told.fault(Cause.TUNNEL_MISSING, saw, remedies[0] if remedies else APPLY, *moved)
     elif not _as_declared(found, way):
-        errors = _problems(evidence, way.link.key)
         saw = errors[0].problem if errors else f"it is {found}; declared is {way.link.kind} {way.link.outer}"
         yield told.fault(Cause.TUNNEL_OTHER, saw, errors[0].remedy if errors and errors[0].remedy else APPLY, *moved)
     elif lack:
@@ -150,8 +145,8 @@ def _settings(way: Way, evidence: Evidence) -> Iterator[Finding]:
     told, name = Told(Stage.TUNNEL, way.tunnel.name), way.link.name
     if name not in evidence.observed.links:
         return
-    for action in evidence.todo.actions:
-        if not isinstance(action, WriteSysctl) or action.link != name or action.sysctl.path.endswith("rp_filter"):
+    for action in evidence.sysctls_to_write:
+        if action.link != name or action.sysctl.path.endswith("rp_filter"):
             continue
         path = action.sysctl.path
         found = f"{path} is {evidence.sysctl(path)}"
@@ -169,6 +164,4 @@ def lacks_address(way: Way, evidence: Evidence) -> bool:
     planned = any(
         isinstance(action, AddAddress) and action.key.link == way.link.name for action in evidence.todo.actions
     )
-    return planned and not any(
-        key.link == way.link.name and key.ip.version == 4 for key in evidence.observed.addresses
-    )
+    return planned and not any(key.link == way.link.name and key.ip.version == 4 for key in evidence.observed.addresses)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsr_agent.state.actions import WriteSysctl
 from dsr_agent.state.errors import DsrError
 from dsr_agent.state.model import LinkKey, Vip
 from dsr_agent.state.probe import Seen, Sight
@@ -20,7 +19,7 @@ def vip(wanted: Vip, sights: dict[str, Sight], evidence: Evidence) -> Iterator[F
     """*sights* are the self-test's results for it, by tunnel."""
     told, moved = Told(Stage.VIP, vip=wanted.ip), evidence.moved(*_UNACCEPTED)
     there = wanted.key in evidence.observed.addresses
-    problems = [problem.error for problem in evidence.todo.problems if problem.key == wanted.key]
+    problems = evidence.problems.get(wanted.key)
     if problems:
         yield _problem(wanted, problems[0], evidence)
     elif not there:
@@ -34,8 +33,8 @@ def vip(wanted: Vip, sights: dict[str, Sight], evidence: Evidence) -> Iterator[F
         yield unknown(Stage.VIP, why, vip=wanted.ip)
     else:
         yield ok(Stage.VIP, f"{wanted.key}", *moved, vip=wanted.ip)
-    for action in evidence.todo.actions:
-        if isinstance(action, WriteSysctl) and "/arp_" in action.sysctl.path and wanted.ip.version == 4:
+    for action in evidence.sysctls_to_write:
+        if "/arp_" in action.sysctl.path and wanted.ip.version == 4:
             path = action.sysctl.path
             saw = f"{path} is {evidence.sysctl(path)}, so this host may answer ARP for the VIP on {action.link}"
             yield told.warning(Cause.ARP_ANSWERS, saw, f"sysctl -w {path}={action.sysctl.value}")
@@ -52,13 +51,11 @@ def _problem(wanted: Vip, error: DsrError, evidence: Evidence) -> Finding:
 
 def _missing(wanted: Vip, evidence: Evidence) -> Finding:
     told, moved = Told(Stage.VIP, vip=wanted.ip), evidence.moved(*_UNACCEPTED)
-    for problem in evidence.todo.problems:
-        if problem.key == LinkKey(wanted.device):
-            return told.fault(Cause.VIP_MISSING, problem.error.problem, problem.error.remedy or APPLY, *moved)
+    for error in evidence.problems.get(LinkKey(wanted.device), ()):
+        return told.fault(Cause.VIP_MISSING, error.problem, error.remedy or APPLY, *moved)
     if evidence.is_held(wanted.ip):
         return told.fault(Cause.VIP_HELD, "somebody holds it away", f"dsr-agent release {wanted.ip}", *moved)
-    elsewhere = [key for key in evidence.observed.addresses if key.ip == wanted.ip]
-    if elsewhere:
+    if elsewhere := evidence.places.get(wanted.ip):
         saw = f"it is {elsewhere[0]}, and not on {wanted.device}"
         return told.fault(Cause.VIP_ELSEWHERE, saw, APPLY, *moved)
     return told.fault(Cause.VIP_MISSING, f"it is not on {wanted.device}", APPLY, *moved)

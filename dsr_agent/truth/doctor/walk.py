@@ -12,14 +12,15 @@ from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, skipped
 from dsr_agent.truth.doctor.evidence import Evidence
 from dsr_agent.truth.probe import tunnels_of
 
-_OF_TUNNELS: tuple[tuple[Stage, Callable[[Tunnel, Evidence], Iterator[Finding]]], ...] = (
-    (Stage.ARRIVING, arriving.arriving),
-    (Stage.MODULE, tunnel.module),
-    (Stage.LOCAL, tunnel.local),
-    (Stage.TUNNEL, tunnel.link),
-    (Stage.GUARD, filters.guard),
-    (Stage.REVERSE_PATH, reverse_path.reverse_path),
-    (Stage.MTU, mtu.mtu),
+_OF_TUNNELS: tuple[Callable[[Tunnel, Evidence], Iterator[Finding]], ...] = (
+    arriving.arriving,
+    tunnel.module,
+    tunnel.link,
+    tunnel.local,
+    filters.guard,
+    filters.card,
+    reverse_path.reverse_path,
+    mtu.mtu,
 )
 
 # A fault at the first is why there is nothing to be said of the others.
@@ -56,10 +57,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     sights: dict[Ip, dict[str, Sight]] = {}
     for pair, sight in evidence.sights.items():
         sights.setdefault(pair.vip, {})[pair.tunnel] = sight
-    by_tunnel = {each.name: _without_consequences(list(_of_tunnel(each, evidence))) for each in evidence.tunnels}
-    vips = {
-        each.ip: tuple(_of_vip(each, by_tunnel, sights.get(each.ip, {}), evidence)) for each in evidence.vips
-    }
+    by_tunnel = {each.name: _without_consequences(_of_tunnel(each, evidence)) for each in evidence.tunnels}
+    vips = {each.ip: tuple(_of_vip(each, by_tunnel, sights.get(each.ip, {}), evidence)) for each in evidence.vips}
     host = tuple(agent.agent(evidence))
     causes = dict.fromkeys(
         finding for finding in (*host, *(found for stages in vips.values() for found in stages)) if finding.bad
@@ -73,7 +72,7 @@ def _rank(finding: Finding) -> tuple[bool, int]:
 
 
 def _of_tunnel(each: Tunnel, evidence: Evidence) -> Iterator[Finding]:
-    for _, look in _OF_TUNNELS:
+    for look in _OF_TUNNELS:
         yield from look(each, evidence)
 
 
@@ -89,11 +88,17 @@ def _of_vip(
     found += application.listener(each, evidence)
     found += application.answer(each, evidence)
     found += way_back.way_back(each, evidence)
-    found = _without_consequences(found)
+    found = _once_told(_without_consequences(found))
     if not any(finding.blocks for finding in found):
         found += application.unexplained(each, evidence)
     found += agent.drained(each, evidence)
     yield from sorted(found, key=lambda finding: _ORDER[finding.stage])
+
+
+def _once_told(found: list[Finding]) -> list[Finding]:
+    """Without a stage's "unknown" and the like where a fault or warning was found there."""
+    bad = {(finding.stage, finding.tunnel) for finding in found if finding.bad}
+    return [finding for finding in found if finding.bad or (finding.stage, finding.tunnel) not in bad]
 
 
 def _concerns(finding: Finding, each: Vip) -> bool:
@@ -122,4 +127,3 @@ def _folded(finding: Finding, roots: Iterable[Finding]) -> Finding:
 def _follows(root: Finding) -> frozenset[Stage]:
     after = _FOLLOWS[root.stage]
     return after - {Stage.WAY_BACK} if root.stage is Stage.REVERSE_PATH and root.cause is not _NO_ROUTE else after
-

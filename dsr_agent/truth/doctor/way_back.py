@@ -14,7 +14,7 @@ _UNSENT = ("IpOutNoRoutes", "Ip6OutNoRoutes", "TcpExtListenDrops")
 
 def way_back(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     """The route from the VIP to clients, as the kernel answers it."""
-    asked = {client: answer for (source, client), answer in evidence.answers.items() if source == vip.ip}
+    asked = evidence.answers.get(vip.ip, {})
     if not asked:
         yield unknown(Stage.WAY_BACK, "nobody was asked about", vip=vip.ip)
         return
@@ -30,7 +30,9 @@ def way_back(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
         yield _out_of(vip, vrf, f"answers to {client} go {answer}, outside of VRF {vrf}", evidence)
     elif arrived and answer.link not in arrived:
         saw = f"requests come in by {', '.join(sorted(arrived))}, and answers to {client} go {answer}"
-        yield told.warning(Cause.WAY_BACK_ASYMMETRIC, saw, f"if that is not meant so: ip route get {client} from {vip.ip}")
+        yield told.warning(
+            Cause.WAY_BACK_ASYMMETRIC, saw, f"if that is not meant so: ip route get {client} from {vip.ip}"
+        )
     else:
         yield ok(Stage.WAY_BACK, f"to {client} {answer}", vip=vip.ip)
 
@@ -63,7 +65,7 @@ def _out_of(vip: Vip, vrf: str, saw: str, evidence: Evidence) -> Finding:
 
 def _arrived_by(vip: Vip, evidence: Evidence) -> set[str]:
     """The links by which requests for the VIP were seen to come."""
-    return {packet.link for packet in evidence.sent_to(vip.ip)}
+    return {packet.link for packet in evidence.sent_to.get(vip.ip, ())}
 
 
 def _vrf(vip: Vip, evidence: Evidence) -> str:
@@ -80,4 +82,3 @@ def _vrf(vip: Vip, evidence: Evidence) -> str:
 def _is_vrf(name: str, evidence: Evidence) -> bool:
     link = evidence.observed.links.get(name)
     return link is not None and link.kind == "vrf"
-
