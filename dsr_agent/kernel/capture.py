@@ -9,6 +9,7 @@ Sources: ``packet(7)``, ``include/uapi/linux/filter.h``, RFC 791, RFC 2784, RFC 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import socket
@@ -37,6 +38,7 @@ _CHECKSUM, _KEY, _SEQUENCE = 0x8000, 0x2000, 0x1000
 _ENOUGH = 2000  # packets that are looked at; a busy server gets as many in a millisecond, and they say the same
 _ROOM = 160  # bytes of each that are looked at
 _BUFFER = 1 << 21
+_UNFILTERED = 10_000  # more do not fit a buffer as the kernel makes it
 _FILTERED_SENDERS = 100  # networks; the kernel takes 4096 instructions
 
 
@@ -140,16 +142,17 @@ class Capture:
             raise explain(error.errno or 0, "what arrives cannot be looked at") from None
 
     def _open(self, protocol: int, instructions: list[_Instruction]) -> None:
-        # Of no protocol until the filter is attached, so that nothing else gets in.
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.htons(protocol))
         self._sockets.append(made)
-        _attach(made, instructions)
         made.setblocking(False)
+        _attach(made, instructions)
+        with contextlib.suppress(OSError):  # what got in before the filter was there
+            for _ in range(_UNFILTERED):
+                made.recv(0)
         try:
             made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         except PermissionError:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        made.bind(("", protocol))
 
     def close(self) -> None:
         """Give the sockets back."""

@@ -69,10 +69,14 @@ def answer(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     elif right := _from_the_vip(vip, evidence):
         saw = f"{vip.ip} answered {right.destination} from port {right.port}"
         yield ok(Stage.ANSWER, saw, f"captured leaving by {right.link}", vip=vip.ip)
-    elif vip.services and all(evidence.listening.get(service) for service in services_of(vip.key, vip)):
+    elif vip.services and all(_listens(evidence.listening.get(service)) for service in services_of(vip.key, vip)):
         yield ok(Stage.ANSWER, "nothing that listens would answer from another address", vip=vip.ip)
     else:
         yield skipped(Stage.ANSWER, "nobody was seen to answer", vip=vip.ip)
+
+
+def _listens(found: Listening | None) -> bool:
+    return found is not None and found.listening
 
 
 def _asked(vip: Ip, evidence: Evidence) -> set[tuple[Ip, int | None]]:

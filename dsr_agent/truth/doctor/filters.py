@@ -36,7 +36,7 @@ def guard(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         return
     if observed.unavailable:
         make = told.fault if wanted.required else told.warning
-        yield make(Cause.GUARD_MISSING, observed.unavailable.problem, observed.unavailable.remedy)
+        yield make(Cause.GUARD_UNAVAILABLE, observed.unavailable.problem, observed.unavailable.remedy)
         return
     inner = list(_inner(tunnel, evidence))
     yield from inner

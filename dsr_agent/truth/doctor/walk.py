@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dsr_agent.state.model import Ip, Tunnel, Vip
 from dsr_agent.state.probe import Sight
@@ -28,10 +28,14 @@ _FOLLOWS: Mapping[Stage, frozenset[Stage]] = {
     Stage.MODULE: frozenset({Stage.TUNNEL, Stage.FIREWALL, Stage.REVERSE_PATH}),
     Stage.LOCAL: frozenset({Stage.TUNNEL, Stage.FIREWALL, Stage.REVERSE_PATH}),
     Stage.TUNNEL: frozenset({Stage.FIREWALL, Stage.REVERSE_PATH}),
-    Stage.REVERSE_PATH: frozenset({Stage.FIREWALL, Stage.WAY_BACK}),
+    Stage.REVERSE_PATH: frozenset({Stage.FIREWALL}),
     Stage.VIP: frozenset({Stage.FIREWALL, Stage.LISTENER, Stage.ANSWER, Stage.WAY_BACK}),
 }
-_NO_ROUTE = Cause.NO_CLIENT_ROUTE  # of the reverse path's faults, the one that explains the way back as well
+# And of these, whatever their stage is.
+_FOLLOWS_CAUSE: Mapping[Cause, frozenset[Stage]] = {
+    Cause.NO_CLIENT_ROUTE: frozenset({Stage.WAY_BACK}),
+    Cause.GUARD_UNAVAILABLE: frozenset({Stage.TUNNEL, Stage.FIREWALL, Stage.REVERSE_PATH}),
+}
 
 _ORDER = {stage: place for place, stage in enumerate(Stage)}
 _RANK = {cause: place for place, cause in enumerate(Cause)}
@@ -108,22 +112,21 @@ def _concerns(finding: Finding, each: Vip) -> bool:
 def _without_consequences(found: Iterable[Finding]) -> list[Finding]:
     """With what follows from a fault before it told as that."""
     findings = list(found)
-    roots = [finding for finding in findings if finding.blocks and finding.stage in _FOLLOWS]
+    roots = [finding for finding in findings if finding.blocks]
     return [_folded(finding, roots) for finding in findings]
 
 
 def _folded(finding: Finding, roots: Iterable[Finding]) -> Finding:
+    if finding.result is Result.OK or finding.cause is Cause.FIREWALL_DROPS:  # those were seen
+        return finding
     for root in roots:
-        if finding.stage not in _follows(root) or finding is root or finding.result is Result.OK:
+        if finding.stage not in _follows(root) or root.tunnel not in (None, finding.tunnel or root.tunnel):
             continue
-        if root.tunnel is not None and finding.tunnel not in (None, root.tunnel):
-            continue
-        if finding.cause is Cause.FIREWALL_DROPS:
-            continue  # it was seen
-        return replace(skipped(finding.stage, f"follows from {root.cause}"), tunnel=finding.tunnel, vip=finding.vip)
+        return skipped(finding.stage, f"follows from {root.cause}", finding.tunnel, finding.vip)
     return finding
 
 
 def _follows(root: Finding) -> frozenset[Stage]:
-    after = _FOLLOWS[root.stage]
-    return after - {Stage.WAY_BACK} if root.stage is Stage.REVERSE_PATH and root.cause is not _NO_ROUTE else after
+    none: frozenset[Stage] = frozenset()
+    also = _FOLLOWS_CAUSE.get(root.cause, none) if root.cause else none
+    return _FOLLOWS.get(root.stage, none) | also
