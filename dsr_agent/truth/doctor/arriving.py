@@ -95,6 +95,8 @@ def _wrong(way: Way, evidence: Evidence) -> Iterator[Finding]:
     for packet in evidence.outer:
         if packet.later or any(fits(packet, other) for other in evidence.ways.values()):
             continue
+        if not evidence.meant_for(packet, way.tunnel):
+            continue
         if _of(packet, way):
             if misfit := _elsewhere(packet, way) or _misfit(packet, way):
                 seen[misfit] = seen.get(misfit, 0) + 1

@@ -51,18 +51,11 @@ def guard(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
 
 def _inner(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     """What the guard refuses of what declared balancers send, by the packet inside."""
-    told = Told(Stage.GUARD, tunnel.name)
-    way = evidence.ways.get(tunnel.name)
-    vips = evidence.desired.key_of_ip
-    astray: dict[tuple[Ip, Ip], int] = {}
-    for packet in fitting(way, evidence) if way else ():
-        if packet.inner and not _goes_to(packet.inner.destination, tunnel, evidence):
-            place = packet.source, packet.inner.destination
-            astray[place] = astray.get(place, 0) + 1
-    counted = _counted(evidence)
+    told, counted = Told(Stage.GUARD, tunnel.name), _counted(evidence)
+    astray = _astray(tunnel, evidence)
     for (source, target), count in astray.items():
         seen = f"{count} packets captured in {evidence.seconds:.0f} s"
-        if target in vips:
+        if target in evidence.desired.key_of_ip:
             saw = f"{source} sends requests for VIP {target}, which the file does not expect from this tunnel"
             remedy = f'add "{tunnel.name}" to tunnels of VIP {target}'
         else:
@@ -79,9 +72,15 @@ def _inner(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         yield told.warning(Cause.GUARD_REFUSES_INNER, saw, "compare services of the VIPs with what is asked", *counted)
 
 
-def _goes_to(target: Ip, tunnel: Tunnel, evidence: Evidence) -> bool:
-    key = evidence.desired.key_of_ip.get(target)
-    return key is not None and tunnel.name in evidence.desired.vips[key].tunnels
+def _astray(tunnel: Tunnel, evidence: Evidence) -> dict[tuple[Ip, Ip], int]:
+    """What the tunnel's balancers send for VIPs that the file has not, or not for it: by sender and VIP."""
+    way = evidence.ways.get(tunnel.name)
+    found: dict[tuple[Ip, Ip], int] = {}
+    for packet in fitting(way, evidence) if way and evidence.about_all else ():
+        if packet.inner and not evidence.meant_for(packet, tunnel):
+            place = packet.source, packet.inner.destination
+            found[place] = found.get(place, 0) + 1
+    return found
 
 
 def _counted(evidence: Evidence) -> list[str]:
@@ -117,6 +116,8 @@ def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -
     elif sight is not None and sight.what is Seen.LOST and suspect(sight) in _FIREWALL:
         evident = (*evidence.agent_drops, *_moved(way, evidence))
         yield told.fault(Cause.FIREWALL_UNTOLD, f"the self-test {said(sight)}", _RULES, *evident)
+    elif sight is None and evidence.arrives(tunnel.name):
+        yield ok(Stage.FIREWALL, "the self-test of others of its VIPs arrived", tunnel=tunnel.name, vip=vip)
     elif sight is not None and arrived:
         yield ok(Stage.FIREWALL, f"the self-test {said(sight)}", tunnel=tunnel.name, vip=vip)
     else:
