@@ -34,6 +34,8 @@ _FOLLOWS: Mapping[Stage, frozenset[Stage]] = {
 # And of these, whatever their stage is.
 _FOLLOWS_CAUSE: Mapping[Cause, frozenset[Stage]] = {
     Cause.NO_CLIENT_ROUTE: frozenset({Stage.WAY_BACK}),
+    # The guard lets in what the link that is there takes, until another one takes its place.
+    Cause.TUNNEL_OTHER: frozenset({Stage.GUARD}),
     # The filter looks for the way back, too.
     Cause.WAY_BACK_RULE: frozenset({Stage.REVERSE_PATH}),
     Cause.WAY_BACK_VRF: frozenset({Stage.REVERSE_PATH}),
@@ -93,7 +95,9 @@ def _of_vip(
     found += vip.vip(each, sights, evidence)
     for name in names:
         about = evidence.desired.tunnels[name], each.ip, sights.get(name), evidence
-        found += [*filters.firewall(*about), *reverse_path.tested(*about)]
+        found += filters.firewall(*about)
+        if not any(known.blocks and known.stage is Stage.REVERSE_PATH for known in by_tunnel[name]):
+            found += reverse_path.tested(*about)
     found += application.listener(each, evidence)
     found += application.answer(each, evidence)
     found += way_back.way_back(each, evidence)
