@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -111,20 +111,20 @@ class TestVerb:
 # --- what it goes by --------------------------------------------------------------------------------------------------
 
 
-def frame(packet: bytes) -> None:
-    """The neighbour sends *packet* to this host's card."""
+def frames(packets: Iterable[bytes]) -> None:
+    """The neighbour sends *packets* to this host's card."""
+    address = sh("ip -o link show dev nic").partition("link/ether ")[2].split()[0]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sending:
         sending.bind(("segment", 0x0800))
-        address = sh("ip -o link show dev nic").partition("link/ether ")[2].split()[0]
-        sending.send(bytes.fromhex(address.replace(":", "")) + bytes(6) + b"\x08\x00" + packet)
+        for packet in packets:
+            sending.send(bytes.fromhex(address.replace(":", "")) + bytes(6) + b"\x08\x00" + packet)
 
 
 def captured(*packets: bytes, ports: tuple[int, ...] = ()) -> Captured:
     """What is seen of *packets*, among others."""
     capture = Capture([ip_network(f"{BALANCER}/32")], ports)
     try:
-        for packet in packets:
-            frame(packet)
+        frames(packets)
         return capture.watch(time.monotonic() + 0.2)
     finally:
         capture.close()
