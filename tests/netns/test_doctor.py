@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -22,7 +25,8 @@ from tests.netns.space import NETWORK_CARD, sh
 from tests.netns.test_listeners import bound
 
 VIP, CLIENT, HERE, BALANCER = map(IPv4Address, ("192.0.2.10", "203.0.113.7", "10.0.3.2", "10.0.3.5"))
-PORT = 7812
+# The doctor looks into the other network namespaces of this machine, too: nobody else is to have this one.
+PORT = 20000 + os.getpid() % 20000
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +70,16 @@ class TestVerb:
         with bound("udp", str(VIP), PORT):
             stages = {each["stage"]: each for each in doctor(config, "radius")["vips"][str(VIP)]}
             assert stages["listener"]["saw"] == f"udp/{PORT} is bound to the VIP"
+
+    def test_somebody_in_another_network_namespace(self, tmp_path: Path) -> None:
+        serving = f"import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', {PORT})); print(1); input()"
+        argv = ["unshare", "--net", sys.executable, "-uc", serving]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout
+            other.stdout.readline()
+            found = causes(doctor(file(tmp_path)))["service_other_namespace"]
+            other.terminate()
+        assert f"(process {other.pid})" in found["saw"]
 
     def test_a_vip_that_is_missing(self, tmp_path: Path) -> None:
         sh(f"ip addr del {VIP}/32 dev lo")
