@@ -44,6 +44,8 @@ class Kind(StrEnum):
     SERVICE_UP = "c517a137243444499a9919595a0182ad"
     DRAINED = "02d0ae9eab604c61a61db805e13212ab"
     UNDRAINED = "6d320e1f5f15454683c93a858c7a4fe8"
+    HELD = "ca6a17e7b5cc46d08a33d98ef8985d12"
+    RELEASED = "675d873902da48e0b83cc2d32f1ba4bf"
 
 
 def about(key: Key, desired: Desired) -> Fields:

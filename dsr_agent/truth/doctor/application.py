@@ -119,4 +119,6 @@ def unexplained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
 
 def _looked_at(text: str, vip: Vip) -> bool:
     """Whether it is about something that was looked at just now: the agent believes a change only when seen twice."""
-    return any(words in text for words in ("drained", "self-test by ", *(f"{service}: " for service in vip.services)))
+    return any(
+        words in text for words in ("drained", "held", "self-test by ", *(f"{service}: " for service in vip.services))
+    )

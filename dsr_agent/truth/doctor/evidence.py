@@ -183,11 +183,6 @@ class Evidence:
         """What the running agent has seen other firewalls drop."""
         return tuple((self.agent.says or {}).get("foreign_drops", ()))
 
-    def is_held(self, vip: Ip) -> bool:
-        """Whether the running agent leaves the VIP away, because somebody wants it so."""
-        says = (self.agent.says or {}).get("held") or {}
-        return bool(says.get("host")) or any(row.get("vip") == str(vip) for row in says.get("vips", ()))
-
     @cached_property
     def sent_to(self) -> Mapping[Ip, list[Outer]]:
         """What came in wrapped, by the VIP that it is for."""

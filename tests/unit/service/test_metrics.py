@@ -16,9 +16,10 @@ from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.board import Board
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
 from dsr_agent.service.metrics.families import FAMILIES
+from dsr_agent.service.readiness import About
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
-from dsr_agent.state.errors import NotYet
+from dsr_agent.state.errors import NotPermitted, NotYet
 from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
@@ -26,6 +27,7 @@ from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
+from dsr_agent.truth.spans import Span, Spans
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 GOLDEN = Path(__file__).parent / "metrics.txt"
@@ -48,7 +50,7 @@ class World:
         self.received: dict[str, Received] = {}
         self.protocols = dict(PROTOCOLS)
         self.lost = 0
-        self.http = HttpCounts(listening={"127.0.0.1:9177": True})
+        self.http = HttpCounts(listening={"127.0.0.1:9177": True}, agent_check_listening={"0.0.0.0:8190": True})
         self.guard: dict[tuple[str, str], Count] = {}
         sources = Sources(
             self._counters,
@@ -57,7 +59,7 @@ class World:
             lambda: self.protocols,
             lambda: self.lost,
             Endpoints(self.board).wanted,
-            Endpoints(self.board).ready,
+            Endpoints(self.board).reasons,
         )
         self._metrics = Metrics(self.board, sources, self.http)
 
@@ -81,7 +83,7 @@ def full() -> World:
     guarded = ObservedGuard(Table())
     world.board.overview = replace(
         world.board.overview,
-        desired=replace(world.board.overview.desired, guard=GuardPolicy()),
+        desired=replace(world.board.overview.desired, guard=GuardPolicy()).holding([key(VIP2).ip]),
         observed=replace(world.board.overview.observed, guard=guarded, links={"tunl0": Link("tunl0", "ipip")}),
     )
     service = Service(key(VIP1), "udp/1812")
@@ -110,6 +112,8 @@ def test_names_types_labels_and_help_are_as_promised() -> None:
         "the metrics are an interface: is the change meant? Then change metrics.txt, the README, the rules and the "
         "dashboards with it"
     )
+    names = [family.name for family in text_string_to_metric_families(full().page())]
+    assert len(set(names)) == len(names), "a family that comes twice is refused by Prometheus, or counted twice"
 
 
 def test_the_table_in_the_readme_has_them_all() -> None:
@@ -221,6 +225,7 @@ def fallen(what: Seen = Seen.LOST) -> Reach:
 
 def test_the_self_test() -> None:
     world = full()
+    world.board.overview = replace(world.board.overview, desired=world.board.overview.desired.holding([]))
     probes = world.board.probes
     probes.started()
     probes.sent, probes.lost = 7, 3
@@ -244,3 +249,19 @@ def test_what_the_self_test_sent_is_taken_off_the_tunnels_count() -> None:
     world.board.probes.own["dsr-ipip"] = Count(4, 200)
     assert world.value('dsr_tunnel_decapsulated_packets_total{tunnel="dsr-ipip"}') == 31
     assert world.value('dsr_tunnel_decapsulated_bytes_total{tunnel="dsr-ipip"}') == 6550
+
+
+def test_reasons_are_few_words_and_only_for_who_is_not_ready() -> None:
+    missing = report(found_missing=(VIP1,), result=Result.FAILED, error=NotPermitted("may not"))
+    world = World(missing)
+    world.board.drains = Spans({ip_address(VIP1): Span(0.0)})
+    lines = [line for line in world.page().splitlines() if line.startswith("dsr_vip_not_ready_reason{")]
+    assert lines == [
+        f'dsr_vip_not_ready_reason{{reason="drained",vip="{VIP1}"}} 1.0',
+        f'dsr_vip_not_ready_reason{{reason="vip",vip="{VIP1}"}} 1.0',
+    ]
+
+
+def test_the_help_lists_every_reason() -> None:
+    said = FAMILIES["dsr_vip_not_ready_reason"].help.partition("one of ")[2].rstrip(".")
+    assert said.split(", ") == [str(about) for about in About]

@@ -188,9 +188,8 @@ def undeclared_elsewhere() -> Evidence:
     return broken("dsr-gre", "table", desired=replace(desired, tunnels={"dsr-gre": auto}))
 
 
-def held() -> Evidence:
-    found = broken(str(V4))
-    return replace(found, agent=Word(7, {"held": {"host": None, "vips": [{"vip": str(V4)}]}}))
+def held(*without: str) -> Evidence:
+    return broken(*without, desired=file(held=frozenset({V4})))
 
 
 def elsewhere() -> Evidence:
@@ -323,7 +322,8 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
         lambda: evidence(after=Counters(guard={("service", ""): Count(2, 99)})),
         "compare services",
     ),
-    (Cause.VIP_HELD, Stage.VIP, Result.FAULT, held, f"dsr-agent release {V4}"),
+    (Cause.VIP_HELD, Stage.VIP, Result.FAULT, lambda: held(str(V4)), f"dsr-agent release {V4}"),
+    (Cause.VIP_HELD, Stage.VIP, Result.WARNING, held, f"dsr-agent release {V4}"),
     (Cause.VIP_ELSEWHERE, Stage.VIP, Result.FAULT, elsewhere, "dsr-agent apply"),
     (Cause.VIP_MISSING, Stage.VIP, Result.FAULT, lambda: broken(str(V4)), "dsr-agent apply"),
     (
