@@ -7,17 +7,18 @@ from ipaddress import ip_address
 
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.kernel.trace import ForeignDrop
-from dsr_agent.state.actions import WriteGuard
+from dsr_agent.state.actions import ChangeLink, DeleteLink, WriteGuard
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.why import Why
-from dsr_agent.truth.doctor.arriving import fitting
+from dsr_agent.truth.doctor.arriving import NAMES, fitting
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.doctor.tunnel import APPLY
 from dsr_agent.truth.findings import said, suspect
 from dsr_agent.truth.probe import Way
+from dsr_agent.tunnels import carrier
 
 _RULES = "nft -a list ruleset"
 _FIREWALL = ("firewall_behind_tunnel", "firewall_before_tunnel", "unknown")
@@ -40,7 +41,9 @@ def guard(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         return
     inner = list(_inner(tunnel, evidence))
     yield from inner
-    if written is None or written.why is Why.FOLLOWS:
+    if written and any(isinstance(action, ChangeLink | DeleteLink) for action in evidence.todo.actions):
+        yield skipped(Stage.GUARD, "it follows the tunnels, and one of them is other than declared", tunnel.name)
+    elif written is None or written.why is Why.FOLLOWS:
         if not inner:
             yield ok(Stage.GUARD, "it is in place", *_counted(evidence), tunnel=tunnel.name)
     elif observed.table is None:
@@ -96,7 +99,7 @@ def card(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     if way is None or way.link.outer is None:
         return
     local = str(way.link.outer.local)
-    drops = [drop for drop in evidence.drops or () if drop.target == local and _declared(drop.source, way)]
+    drops = [drop for drop in evidence.drops or () if drop.target == local and _declared(drop, way)]
     if drops:
         first = drops[0]
         yield told.fault(Cause.FIREWALL_DROPS, str(first), _let_pass(first, "ip saddr " + first.source), *_more(drops))
@@ -125,11 +128,11 @@ def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -
         yield unknown(Stage.FIREWALL, why, tunnel.name, vip)
 
 
-def _declared(source: str, way: Way) -> bool:
-    try:
-        return not way.tunnel.load_balancers or is_in(ip_address(source), way.tunnel.load_balancers)
-    except ValueError:
+def _declared(drop: ForeignDrop, way: Way) -> bool:
+    """Whether it dropped what the tunnel takes, from one of its balancers."""
+    if not drop.packet.startswith(f"{NAMES[carrier(way.tunnel).protocol]} "):
         return False
+    return not way.tunnel.load_balancers or is_in(ip_address(drop.source), way.tunnel.load_balancers)
 
 
 def _let_pass(drop: ForeignDrop, sender: str) -> str:

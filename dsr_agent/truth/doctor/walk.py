@@ -34,8 +34,6 @@ _FOLLOWS: Mapping[Stage, frozenset[Stage]] = {
 # And of these, whatever their stage is.
 _FOLLOWS_CAUSE: Mapping[Cause, frozenset[Stage]] = {
     Cause.NO_CLIENT_ROUTE: frozenset({Stage.WAY_BACK}),
-    # The guard lets in what the link that is there takes, until another one takes its place.
-    Cause.TUNNEL_OTHER: frozenset({Stage.GUARD}),
     # The filter looks for the way back, too.
     Cause.WAY_BACK_RULE: frozenset({Stage.REVERSE_PATH}),
     Cause.WAY_BACK_VRF: frozenset({Stage.REVERSE_PATH}),
