@@ -12,16 +12,15 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
-from dsr_agent import __version__, printing
+from dsr_agent import printing, printing_doctor
+from dsr_agent.command_line import parser
 from dsr_agent.config import Loaded, load
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
@@ -30,43 +29,17 @@ from dsr_agent.service import daemon, notify, selftest
 from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.instance import Instance, running
 from dsr_agent.service.listeners import look_once
-from dsr_agent.service.span_keeper import HOLD, LONGEST, UnreadableError, kept, place
+from dsr_agent.service.span_keeper import HOLD, UnreadableError, kept, place
 from dsr_agent.service.span_rows import held_json
 from dsr_agent.service.status import Status
 from dsr_agent.service.subjects import find_vip
 from dsr_agent.service.web.sockets import default_socket
 from dsr_agent.state.errors import ConfigError, DsrError
-from dsr_agent.state.model import EVERYTHING, Desired
+from dsr_agent.state.model import EVERYTHING, AddressKey, Desired
 
-DEFAULT_CONFIG = "/etc/dsr-agent.toml"
+__all__ = ["main", "parser"]
 
 FINE, NOT_IN_SYNC, UNUSABLE = 0, 1, 2
-
-_VERBS: dict[str, tuple[str, str]] = {
-    "run": ("keep this host as the file says, until stopped", "Tunnels and VIPs stay when it stops."),
-    "check": ("read the file and say what is wrong with it", "Looks at the file only, not at the host."),
-    "plan": ("print what would be done, and do nothing", "Exit code 1 if there is anything to do."),
-    "apply": ("do once what the file says, and end", "Exit code 1 if the host is not as the file says afterwards."),
-    "status": ("print what this host has and lacks", "Exit code 1 if the host is not as the file says."),
-    "drain": (
-        "have the running agent say that VIPs are not ready",
-        "Traffic goes on; a load balancer that asks for /readyz sends nobody new. All VIPs if none is named.",
-    ),
-    "undrain": ("end what drain began", "All VIPs if none is named."),
-    "hold": (
-        "have VIPs left as they are, there or not",
-        "What is taken away by hand is not put back, until release or the end of the time. A held VIP is not ready.",
-    ),
-    "release": ("end what hold began", "What is missing is put back at once. All held VIPs if none is named."),
-    "probe": (
-        "send a packet through each tunnel to each VIP, and say what became of it",
-        "Exit code 1 if any did not arrive. Nothing is sent where no tunnel would take it.",
-    ),
-    "teardown": ("remove everything that is marked ours, and nothing else", "The file is not needed."),
-}
-
-
-_ENDED_BY = {"drain": "undrain", "hold": "release"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,47 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_IN_SYNC
     return code
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line; completions are made from it, too."""
-    made = argparse.ArgumentParser(
-        prog="dsr-agent",
-        description="Keeps a real server behind a Direct Server Return load balancer able to answer.",
-        epilog="Exit codes: 0 fine, 1 not in sync or a check failed, 2 wrong usage or a file that cannot be used.",
-    )
-    made.add_argument("--version", action="version", version=f"dsr-agent {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        default=Path(os.environ.get("DSR_AGENT_CONFIG") or DEFAULT_CONFIG),
-        help=f"the file (default: $DSR_AGENT_CONFIG or {DEFAULT_CONFIG})",
-    )
-    common.add_argument("--json", action="store_true", help="print JSON")
-    verbs = made.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb, (what, more) in _VERBS.items():
-        about = f"{what[0].upper()}{what[1:]}. {more}"
-        added = verbs.add_parser(verb, parents=[common], help=what, description=about)
-        if verb in ("drain", "undrain", "release", "probe"):
-            added.add_argument("vips", metavar="VIP", nargs="*", help="an address or name of the file (default: all)")
-        if verb == "hold":
-            added.add_argument("vips", metavar="VIP", nargs="+", help="an address or name of the file")
-        if verb in _ENDED_BY:
-            end = f"when it ends by itself: 10m, 1h30m, 90s (default: with {_ENDED_BY[verb]})"
-            added.add_argument("--for", dest="seconds", metavar="TIME", type=_span, help=end)
-    return made
-
-
-def _span(text: str) -> float:
-    """A span of time as people write it, in seconds."""
-    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip(), re.ASCII)
-    found = [int(part or 0) for part in match.groups()] if match else []
-    seconds = sum(number * unit for number, unit in zip(found, (86400, 3600, 60, 1), strict=False))
-    if not 0 < seconds <= LONGEST:
-        raise argparse.ArgumentTypeError(f"found {text!r}: write a time such as 10m, 1h30m or 90s")
-    return float(seconds)
 
 
 # --- the verbs ------------------------------------------------------------------------------------------------------
@@ -246,18 +178,32 @@ def _change(arguments: argparse.Namespace, asked: Mapping[str, Any]) -> int:
 
 async def _probe(arguments: argparse.Namespace) -> int:
     loaded = _loader(arguments)()
-    named = [find_vip(loaded.desired, name) for name in arguments.vips]
-    if None in named:
-        _fail(arguments, f"no VIP of that name or address: {arguments.vips[named.index(None)]}")
-        return UNUSABLE
+    named = _named(arguments, loaded)
     loaded = replace(loaded, desired=_without(loaded.desired, _holds(loaded, _says(loaded, running()))))
     async with Host() as host:
         _, observed = await plan_now(host, loaded.desired)
-    found = await selftest.once(loaded, observed, [key.ip for key in named if key])
+    found = await selftest.once(loaded, observed, [key.ip for key in named])
     if arguments.json:
         _print_json(printing.probed_json(found))
     else:
         print(printing.probed(found))
+    return FINE if found.fine else NOT_IN_SYNC
+
+
+async def _doctor(arguments: argparse.Namespace) -> int:
+    from dsr_agent.service import doctor  # noqa: PLC0415  all that it looks at is for this verb only
+    from dsr_agent.truth.doctor.walk import diagnose  # noqa: PLC0415
+
+    loaded = _loader(arguments)()
+    named = _named(arguments, loaded) or list(loaded.desired.vips)
+    loaded = replace(loaded, desired=_without(loaded.desired, _holds(loaded, _says(loaded, running()))))
+    async with Host() as host:
+        todo, observed = await plan_now(host, loaded.desired)
+    found = diagnose(await doctor.examine(loaded, todo, observed, named, arguments.seconds))
+    if arguments.json:
+        _print_json(printing_doctor.diagnosed_json(found))
+    else:
+        print(printing_doctor.diagnosed(found))
     return FINE if found.fine else NOT_IN_SYNC
 
 
@@ -286,6 +232,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "hold": _hold,
     "release": _release,
     "probe": _probe,
+    "doctor": _doctor,
     "teardown": _teardown,
 }
 
@@ -296,6 +243,16 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
 def _loader(arguments: argparse.Namespace) -> Callable[[], Loaded]:
     """Reads the file that the arguments name."""
     return lambda: load(arguments.config, environ=os.environ)
+
+
+def _named(arguments: argparse.Namespace, loaded: Loaded) -> list[AddressKey]:
+    """The VIPs that the arguments name, each once. Raises `ConfigError` for one that the file has not."""
+    found: dict[AddressKey, None] = {}
+    for name in arguments.vips:
+        if (key := find_vip(loaded.desired, name)) is None:
+            raise ConfigError((f"no VIP of that name or address: {name}",))
+        found[key] = None
+    return list(found)
 
 
 def _says(loaded: Loaded, pid: int | None) -> Mapping[str, Any] | None:
