@@ -1,29 +1,64 @@
 """
 Why a VIP is not ready to be sent requests.
 
-It is not as the file says, the self-test does not reach it, nobody listens, or it is drained. Pure.
+It is not as the file says, the self-test does not reach it, nobody listens, the application does not answer, or it is
+drained or held. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import NamedTuple
 
 from dsr_agent.service.ledger import Probes
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
+from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, Key, LinkKey, Vip
-from dsr_agent.truth.drains import Drains
+from dsr_agent.truth.checks import ByVip
 from dsr_agent.truth.listeners import Standings, services_of
+from dsr_agent.truth.spans import Spans
 
-DRAINED = "drained"
+
+class About(StrEnum):
+    """What a reason is about: few words, which metrics carry as a label."""
+
+    STARTING = "starting"
+    STUCK = "stuck"
+    HELD = "held"
+    DRAINED = "drained"
+    VIP = "vip"
+    DEVICE = "device"
+    TUNNEL = "tunnel"
+    GUARD = "guard"
+    HOST = "host"
+    SELF_TEST = "self_test"
+    SERVICE = "service"
+    CHECK = "check"
+
+
+class Reason(NamedTuple):
+    """Why something is not ready, for machines and for people."""
+
+    about: About
+    text: str
+
+
+DRAINED = Reason(About.DRAINED, "drained")
+HELD = Reason(About.HELD, "held")
+
+# A VIP needs all that belongs to its tunnels: link, address, sysctls, modules.
+_ABOUT = {Sort.VIP: About.VIP, Sort.DEVICE: About.DEVICE, Sort.GUARD: About.GUARD, Sort.HOST: About.HOST}
 
 
 class Readiness:
     """
     One look at everything, asked VIP by VIP.
 
-    *probes* are what the self-test found, *services* how the declared services stand, *drains* what is drained at
-    *now*. What tunnels lack is worked out once, by *status*, and only if anything is lacking: there may be 10,000 VIPs.
+    *probes* are what the self-test found, *services* how the declared services stand, *checks* what applications
+    answered, *drains* what is drained at *now*. What VIPs share is worked out once, with *status*, and only if anything
+    is lacking: there may be 10,000 VIPs.
     """
 
     def __init__(
@@ -32,9 +67,10 @@ class Readiness:
         *,
         probes: Probes,
         services: Standings,
-        drains: Drains,
+        drains: Spans,
         now: float,
         status: Callable[[], Status],
+        checks: ByVip,
     ) -> None:
         self._overview = overview
         self._probes = probes
@@ -42,43 +78,73 @@ class Readiness:
         self._drains = drains
         self._now = now
         self._status = status
-        self._shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        self._checks = checks
+        self._shared: dict[tuple[str, tuple[str, ...]], list[Reason]] = {}
 
-    def everything(self) -> list[str]:
+    def everything(self) -> list[Reason]:
         """
         Why this host is not ready, whatever it is about.
 
-        Single VIPs that are drained are meant to be, and say nothing against the others.
+        Single VIPs that are drained or held are meant to be, and say nothing against the others.
         """
-        undone = self._overview.undone
-        vips = self._overview.desired.vips
-        drained = self._drains.of_host(self._now) or (vips and all(self._drains.of(key.ip, self._now) for key in vips))
-        found = [DRAINED] if drained else []
-        found += [f"{key}: {reason}" for key, reasons in undone.items() for reason in reasons]
-        where = self._overview.desired.key_of_ip
-        fallen = [where[ip] for ip in self._probes.fallen.copy() if ip in where]
-        found += [f"{key}: {reason}" for key in fallen for reason in self._probes.reasons(key.ip)]
-        return found + [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
+        desired = self._overview.desired
+        found = [reason for key in self._overview.undone for reason in self._undone(key)]
+        fallen = [desired.key_of_ip[ip] for ip in self._probes.fallen.copy() if ip in desired.key_of_ip]
+        found += [reason for key in fallen if key.ip not in desired.held for reason in self._of_self_test(key)]
+        services = [(each.vip, of.why_not) for each, of in self._services.items() if of.why_not]
+        found += [Reason(About.SERVICE, f"{key}: {why}") for key, why in services if key.ip not in desired.held]
+        asked = [desired.key_of_ip[ip] for ip in self._checks.copy() if ip in desired.key_of_ip]
+        found += [reason for key in asked if key.ip not in desired.held for reason in self._of_checks(key)]
+        return self._asked_for() + found
 
-    def of(self, key: AddressKey, vip: Vip) -> list[str]:
+    def _asked_for(self) -> list[Reason]:
+        """Whether somebody wants no VIP of this host to be sent requests."""
+        vips, held = self._overview.desired.vips, self._overview.desired.held
+        if self._drains.of_host(self._now):
+            return [DRAINED]
+        if vips and all(key.ip in held or self._drains.of(key.ip, self._now) for key in vips):
+            return [HELD] if len(held) == len(vips) else [DRAINED]
+        return []
+
+    def of(self, key: AddressKey, vip: Vip) -> list[Reason]:
         """Why this VIP is not ready; empty if it is."""
         found = list(dict.fromkeys(self._lacking(key, vip))) if self._overview.undone else []
-        if key not in self._overview.observed.addresses and not found:
-            found = [f"{key}: it is missing"]
+        held = [HELD] if key.ip in self._overview.desired.held else []
+        if not held and key not in self._overview.observed.addresses and not found:
+            found = [Reason(About.VIP, f"{key}: it is missing")]
         drained = [DRAINED] if self._drains and self._drains.of(key.ip, self._now) else []
-        tested = self._probes.reasons(key.ip) if self._probes.fallen else []
-        standings = [self._services.get(service) for service in services_of(key, vip)] if vip.services else []
-        missed = [standing.why_not for standing in standings if standing and not standing.up]
-        return drained + found + [f"{key}: {why}" for why in (*tested, *missed)]
+        seen = [*self._of_self_test(key)] if self._probes.fallen else []
+        seen += self._of_services(key, vip) if vip.services else ()
+        seen += self._of_checks(key) if self._checks else ()
+        return [*held, *drained, *found, *seen]
 
-    def _lacking(self, key: AddressKey, vip: Vip) -> list[str]:
+    def _of_self_test(self, key: AddressKey) -> Iterator[Reason]:
+        return (Reason(About.SELF_TEST, f"{key}: {why}") for why in self._probes.reasons(key.ip))
+
+    def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[Reason]:
+        for service in services_of(key, vip):
+            if (standing := self._services.get(service)) and not standing.up:
+                yield Reason(About.SERVICE, f"{key}: {standing.why_not}")
+
+    def _of_checks(self, key: AddressKey) -> Iterator[Reason]:
+        for name, standing in self._checks.get(key.ip, {}).items():
+            if why := standing.why_not(name):
+                yield Reason(About.CHECK, f"{key}: {why}")
+
+    def _undone(self, key: Key, about: About | None = None) -> Iterator[Reason]:
+        """What is not as the file says about one thing."""
+        if texts := self._overview.undone.get(key):
+            about = about or _ABOUT.get(sort_of(key, self._overview.desired), About.TUNNEL)
+            yield from (Reason(about, f"{key}: {text}") for text in texts)
+
+    def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[Reason]:
         """What is not as the file says, of all that this VIP needs."""
-        own = [f"{key}: {reason}" for reason in self._overview.undone.get(key, ())]
+        yield from self._undone(key)
         needs = vip.device, vip.tunnels
         if needs not in self._shared:
-            parts: list[Key] = [LinkKey(vip.device), THIS_HOST, GUARD]
+            found = [each for part in (LinkKey(vip.device), THIS_HOST, GUARD) for each in self._undone(part)]
             for tunnel in vip.tunnels:
-                parts += keys_of_tunnel(tunnel, self._status())
-            undone = self._overview.undone
-            self._shared[needs] = [f"{part}: {reason}" for part in parts for reason in undone.get(part, ())]
-        return own + self._shared[needs]
+                parts = keys_of_tunnel(tunnel, self._status())
+                found += [each for part in parts for each in self._undone(part, About.TUNNEL)]
+            self._shared[needs] = found
+        yield from self._shared[needs]

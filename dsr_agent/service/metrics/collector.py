@@ -6,7 +6,7 @@ Nothing here is touched by the loop, and nothing here waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,6 +25,7 @@ from dsr_agent.service.metrics.families import COUNTERS, FAMILIES, GAUGES, HISTO
 from dsr_agent.service.metrics.sheets import Families, write
 from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
+from dsr_agent.service.readiness import Reason
 from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.count import Count, Counted
 from dsr_agent.state.marks import owns_link
@@ -46,11 +47,13 @@ _LARGER_OF_BOTH = frozenset({"rp_filter", "arp_ignore", "arp_announce"})
 
 @dataclass
 class HttpCounts:
-    """What the HTTP server counts about itself."""
+    """What the HTTP server counts about itself, and about the agent checks that it answers."""
 
     accepted: int = 0
     cut: dict[str, int] = field(default_factory=lambda: {"slow": 0, "crowd": 0})
     listening: dict[str, bool] = field(default_factory=dict)
+    agent_check_listening: dict[str, bool] = field(default_factory=dict)
+    agent_check_answers: dict[str, int] = field(default_factory=lambda: {"up": 0, "down": 0})
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Sources:
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
     wanted: Callable[[Overview], Wanted]
-    ready: Callable[[Overview], Iterable[tuple[Ip, bool]]]
+    reasons: Callable[[Overview], Iterable[tuple[Ip, Sequence[Reason]]]]
 
 
 class Metrics:
@@ -91,8 +94,8 @@ class Metrics:
             self._desired, self._names = overview.desired, {key.ip: str(key.ip) for key in overview.desired.vips}
             self._guard_totals.keep(guard.declared(overview.desired, tunnels.values()))
         few = Families((*self._few(overview, wanted, tunnels, readings, counted), *self._process.collect()))
-        ready = self._sources.ready(overview)
-        many = by_vip.rows(self._board, overview, self._names, ready, counted)
+        reasons = self._sources.reasons(overview)
+        many = by_vip.rows(self._board, overview, self._names, reasons, counted)
         sheets = "".join(write(encode, FAMILIES[name], sheet) for name, sheet in many)
         return content_type, sheets.encode() + encode(few)
 
@@ -184,6 +187,10 @@ class Metrics:
     def _served(self) -> Iterator[Metric]:
         http = self._requests
         yield _gauge("dsr_http_listening", [((listen,), up) for listen, up in http.listening.items()])
+        checks = http.agent_check_listening.items()
+        yield _gauge("dsr_agent_check_listening", [((listen,), up) for listen, up in checks])
+        answers = http.agent_check_answers.items() if checks else ()
+        yield _counter("dsr_agent_check_answers_total", [((state,), count) for state, count in answers])
         yield _counter("dsr_http_connections_total", [((), http.accepted)])
         yield _counter("dsr_http_connections_cut_total", [((reason,), count) for reason, count in http.cut.items()])
 

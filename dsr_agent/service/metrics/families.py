@@ -33,8 +33,21 @@ GAUGES = _of(
         ("dsr_vips_declared", "", "VIPs in the file."),
         ("dsr_vip_present", "vip", "Whether the VIP is on its device."),
         ("dsr_vip_ready", "vip", "Whether /readyz/VIP says that the VIP is ready."),
-        ("dsr_vip_drained", "vip", "1 for each VIP that somebody has drained; the others have none."),
+        (
+            "dsr_vip_not_ready_reason",
+            "vip reason",
+            "Always 1, for VIPs that are not ready: what it is about, one of starting, stuck, held, drained, vip, "
+            "device, tunnel, guard, host, self_test, service, check.",
+        ),
+        ("dsr_vip_drained", "vip", "Always 1, for VIPs that somebody has drained."),
+        ("dsr_vip_held", "vip", "Always 1, for VIPs that somebody holds: they are left as they are, there or not."),
         ("dsr_service_listening", "vip service", "Whether somebody listens for a service that the VIP declares."),
+        (
+            "dsr_check_up",
+            "vip check",
+            "Whether the application answers (1), or has not [[check]] fall times in a row (0).",
+        ),
+        ("dsr_check_duration_seconds", "vip check", "How long the last answer took, if it was a good one."),
         ("dsr_probe_running", "", "Whether there is a self-test (1), or the file or the host has none (0)."),
         (
             "dsr_probe_success",
@@ -62,6 +75,7 @@ GAUGES = _of(
         ("dsr_config_last_reload_success_timestamp_seconds", "", "When a file that could be used was last read."),
         ("dsr_loop_last_turn_age_seconds", "", "Seconds since the reconcile loop last came round."),
         ("dsr_http_listening", "listen", "Whether the address of [http] listen is being served."),
+        ("dsr_agent_check_listening", "listen", "Whether the address of [agent_check] listen is being served."),
     ),
 )
 
@@ -90,6 +104,12 @@ COUNTERS = _of(
         ("dsr_guard_dropped_bytes_total", "reason", "Bytes of them."),
         ("dsr_vip_received_packets_total", "vip", "Packets that came to the VIP out of tunnels."),
         ("dsr_vip_received_bytes_total", "vip", "Bytes of them, with their own IP header."),
+        (
+            "dsr_check_failures_total",
+            "vip check reason",
+            "Questions without a good answer: timeout, refused, wrong_source (not the VIP), bad_answer, rejected, tls, "
+            "status (of HTTP), command (exit code), error (could not be asked).",
+        ),
         ("dsr_probe_sent_packets_total", "", "Packets of the self-test that were sent. They count nowhere else."),
         ("dsr_probe_lost_packets_total", "", "Those of them that did not arrive in time by their tunnel's link."),
         ("dsr_drift_total", "object", "Things found to be other than the file says, though they had been."),
@@ -107,6 +127,7 @@ COUNTERS = _of(
         ("dsr_icmp_unreachables_sent_total", "", "ICMP unreachables the host sent, such as for GRE without a tunnel."),
         ("dsr_reassembly_failures_total", "", "IPv4 datagrams whose fragments did not come together."),
         ("dsr_netlink_events_lost_total", "", "Times the kernel dropped announcements; everything was read back."),
+        ("dsr_agent_check_answers_total", "state", "Agent checks answered: up (drained or not), down."),
         ("dsr_http_connections_total", "", "Connections accepted."),
         (
             "dsr_http_connections_cut_total",

@@ -15,8 +15,9 @@ from prometheus_client.registry import Collector
 
 from dsr_agent.service.metrics.families import GAUGES, Family
 
-Sheet: TypeAlias = Mapping[str, Iterable[tuple[str, int]]]
-"""By the value of the label beside ``vip`` (empty where there is none): the VIPs, and their values."""
+Rows: TypeAlias = Iterable[tuple[str, float]]
+Sheet: TypeAlias = Mapping[tuple[str, ...], Rows]
+"""VIPs and their values, by the values of the labels that come after ``vip``."""
 
 # Stands for a VIP; neither the library nor a label has anything to do with it.
 _ANY = "\0"
@@ -39,11 +40,11 @@ def write(encode: Callable[[Collector], bytes], family: Family, sheet: Sheet) ->
     kind = GaugeMetricFamily if family.name in GAUGES else CounterMetricFamily
     metric = kind(family.name, family.help, labels=family.labels)
     for other in sheet:
-        metric.add_metric((_ANY, other)[: len(family.labels)], 0.0)
+        metric.add_metric((_ANY, *other), 0.0)
     lines = encode(Families([metric])).decode().removesuffix("# EOF\n").split("\n")[:-1]
     head = len(lines) - len(sheet)
     text = [f"{line}\n" for line in lines[:head]]
     for line, rows in zip(lines[head:], sheet.values(), strict=True):
         before, after = line.removesuffix(_ZERO).split(_ANY)
-        text += [f"{before}{vip}{after}{value}\n" for vip, value in rows]
+        text += [f"{before}{vip}{after}{+value}\n" for vip, value in rows]  # +True is 1
     return "".join(text)
