@@ -73,7 +73,7 @@ def _aiming(loaded: Loaded, observed: Observed) -> Iterator[tuple[Mapping[str, W
     desired, probe = loaded.desired, loaded.settings.probe
     there = ways(resolve(desired, observed))
     who = clients(taken(desired, observed))
-    prober = Prober()
+    prober = Prober(probe.port)
 
     async def fire(pair: Pair) -> Sight:
         if (client := who.get(pair.vip.version)) is None:
