@@ -80,8 +80,7 @@ COUNTING = frozenset(f"{kind.name}{version}" for kind in _KINDS for version in A
 
 def address_of(element: str) -> str:
     """The VIP that an element of one of them is about."""
-    value = json.loads(element)
-    return str(value["concat"][-1] if isinstance(value, dict) else value)
+    return element[1:-1] if element.startswith('"') else str(json.loads(element)["concat"][-1])
 
 
 def sets(targets: Iterable[Target], own: frozenset[Ip]) -> Iterator[tuple[str, FilterSet]]:

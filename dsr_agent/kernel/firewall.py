@@ -98,13 +98,6 @@ class Firewall:
             self._copy = self._read()
         return self._copy
 
-    def listing(self) -> list[dict[str, Any]] | None:
-        """The table's objects with what they have counted, afresh; None where they cannot be read."""
-        try:
-            return self._open().listing(f"list table {FAMILY} {NAME}")[0] or None
-        except OSError:
-            return None
-
     def _read(self) -> ObservedGuard:
         try:
             if not _permitted():

@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import time
 
-from dsr_agent.guard.counters import Counted, counted
-from dsr_agent.kernel.firewall import Firewall
+from dsr_agent.kernel.guard_counts import GuardCounts
 from dsr_agent.service.board import Board
 from dsr_agent.truth.arrivals import Arrivals
 
@@ -22,7 +21,7 @@ _SHARE = 10
 async def watch(board: Board, changed: asyncio.Event) -> None:
     """Keep `Board.arrivals` true, until cancelled; *changed* says that somebody drained or undrained."""
     arrivals = Arrivals()
-    firewall = Firewall(listen=False)
+    counts = GuardCounts()
     while True:
         changed.clear()
         overview, now = board.overview, board.wall()
@@ -30,7 +29,7 @@ async def watch(board: Board, changed: asyncio.Event) -> None:
         took = 0.0
         if drained and overview.observed.guard.table is not None:
             began = time.monotonic()
-            found = await asyncio.to_thread(_read, firewall)
+            found = await asyncio.to_thread(counts.read)
             took = time.monotonic() - began
             board.arrivals = {} if found is None else arrivals.look(drained, found, board.wall())
         else:
@@ -38,8 +37,3 @@ async def watch(board: Board, changed: asyncio.Event) -> None:
         rest = _LONGEST if board.drains else None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(changed.wait(), max(_EVERY, took * _SHARE) if drained else rest)
-
-
-def _read(firewall: Firewall) -> Counted | None:
-    objects = firewall.listing()
-    return None if objects is None else counted(objects)

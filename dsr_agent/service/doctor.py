@@ -16,10 +16,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from dsr_agent.config import Loaded
-from dsr_agent.guard.counters import counted
 from dsr_agent.kernel import policy, stats
 from dsr_agent.kernel.capture import Capture, Captured
-from dsr_agent.kernel.firewall import Firewall
+from dsr_agent.kernel.guard_counts import GuardCounts
 from dsr_agent.kernel.namespaces import Elsewhere, listening
 from dsr_agent.kernel.netlink import Channel
 from dsr_agent.kernel.sysctl_files import settings_of
@@ -94,9 +93,8 @@ def _counters(channel: Channel, links: Iterable[str], observed: Observed) -> Cou
     received = {name: each.received for name, each in stats.read(channel, links).items()}
     guard = None
     if observed.guard.table is not None:
-        with contextlib.closing(Firewall(listen=False)) as firewall:
-            listing = firewall.listing()
-        guard = None if listing is None else counted(listing)
+        with contextlib.closing(GuardCounts()) as counts:
+            guard = counts.read()
     return Counters(stats.everything(_ROOT), received, guard)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from dsr_agent.guard.counters import Count
+from dsr_agent.state.count import Count
 from dsr_agent.state.model import Ip
 from dsr_agent.state.probe import Sight
 from dsr_agent.truth.findings import said
@@ -63,8 +63,13 @@ class Probes:
 
     def give_back(self, tunnel: str, count: Count) -> None:
         """It did not."""
-        before = self.own.get(tunnel, Count())
-        self.own[tunnel] = Count(before.packets - count.packets, before.bytes - count.bytes)
+        if before := self.own.get(tunnel):
+            self.own[tunnel] = Count(before.packets - count.packets, before.bytes - count.bytes)
+
+    def keep(self, tunnels: Collection[str]) -> None:
+        """Forget what went through others: should one of that name come back, its link counts from 0."""
+        for gone in self.own.keys() - set(tunnels):
+            del self.own[gone]
 
     def reasons(self, ip: Ip) -> list[str]:
         """Why the VIP *ip* is not reached; none if it is, or nothing is known."""

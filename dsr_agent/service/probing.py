@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dsr_agent.config.settings import ProbeSettings
-from dsr_agent.guard.counters import Count
 from dsr_agent.reconcile.loop import Clock
 from dsr_agent.reconcile.resolve import resolve
 from dsr_agent.service.board import Board
 from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.selftest import taken, ways
+from dsr_agent.state.count import Count
 from dsr_agent.state.errors import DsrError
 from dsr_agent.state.model import Ip
 from dsr_agent.state.probe import Seen, Shot, Sight
@@ -146,6 +146,7 @@ class SelfTest:
             probes.pairs = len(rotation)
             for pair in probes.reaches.keys() - rotation.pairs:
                 probes.show(pair, None)
+            probes.keep(desired.tunnels)
         self._scene = _Scene(overview, there, clients(taken(desired, observed)))
 
     # --- one packet ------------------------------------------------------------------------------------------------

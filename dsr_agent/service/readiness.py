@@ -57,7 +57,7 @@ class Readiness:
     One look at everything, asked VIP by VIP.
 
     *probes* are what the self-test found, *services* how the declared services stand, *checks* what applications
-    answered, *drains* what is drained at *now*. What tunnels lack is worked out once, by *status*, and only if anything
+    answered, *drains* what is drained at *now*. What VIPs share is worked out once, with *status*, and only if anything
     is lacking: there may be 10,000 VIPs.
     """
 
@@ -79,7 +79,7 @@ class Readiness:
         self._now = now
         self._status = status
         self._checks = checks
-        self._tunnels: dict[str, tuple[Reason, ...]] = {}
+        self._shared: dict[tuple[str, tuple[str, ...]], list[Reason]] = {}
 
     def everything(self) -> list[Reason]:
         """
@@ -108,12 +108,14 @@ class Readiness:
 
     def of(self, key: AddressKey, vip: Vip) -> list[Reason]:
         """Why this VIP is not ready; empty if it is."""
-        found = list(dict.fromkeys(self._lacking(key, vip)))
+        found = list(dict.fromkeys(self._lacking(key, vip))) if self._overview.undone else []
         held = [HELD] if key.ip in self._overview.desired.held else []
         if not held and key not in self._overview.observed.addresses and not found:
             found = [Reason(About.VIP, f"{key}: it is missing")]
-        drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        seen = [*self._of_self_test(key), *self._of_services(key, vip), *self._of_checks(key)]
+        drained = [DRAINED] if self._drains and self._drains.of(key.ip, self._now) else []
+        seen = [*self._of_self_test(key)] if self._probes.fallen else []
+        seen += self._of_services(key, vip) if vip.services else ()
+        seen += self._of_checks(key) if self._checks else ()
         return [*held, *drained, *found, *seen]
 
     def _of_self_test(self, key: AddressKey) -> Iterator[Reason]:
@@ -121,7 +123,7 @@ class Readiness:
 
     def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[Reason]:
         for service in services_of(key, vip):
-            if (standing := self._services.get(service)) and standing.why_not:
+            if (standing := self._services.get(service)) and not standing.up:
                 yield Reason(About.SERVICE, f"{key}: {standing.why_not}")
 
     def _of_checks(self, key: AddressKey) -> Iterator[Reason]:
@@ -137,12 +139,12 @@ class Readiness:
 
     def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[Reason]:
         """What is not as the file says, of all that this VIP needs."""
-        if not self._overview.undone:
-            return
-        for part in (key, LinkKey(vip.device), THIS_HOST, GUARD):
-            yield from self._undone(part)
-        for tunnel in vip.tunnels:
-            if tunnel not in self._tunnels:
+        yield from self._undone(key)
+        needs = vip.device, vip.tunnels
+        if needs not in self._shared:
+            found = [each for part in (LinkKey(vip.device), THIS_HOST, GUARD) for each in self._undone(part)]
+            for tunnel in vip.tunnels:
                 parts = keys_of_tunnel(tunnel, self._status())
-                self._tunnels[tunnel] = tuple(each for part in parts for each in self._undone(part, About.TUNNEL))
-            yield from self._tunnels[tunnel]
+                found += [each for part in parts for each in self._undone(part, About.TUNNEL)]
+            self._shared[needs] = found
+        yield from self._shared[needs]

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from dsr_agent.guard.counters import Counted, Totals
+from dsr_agent.guard.counters import Totals
 from dsr_agent.guard.inner import COUNTING, address_of
+from dsr_agent.state.count import Counted, Place
 from dsr_agent.state.model import Ip
 
 
@@ -29,9 +30,15 @@ class Arrivals:
 
     def look(self, drained: Iterable[Ip], counted: Counted, now: float) -> Mapping[Ip, Arrival]:
         """After the counters were read as *counted* at *now*."""
-        totals = received(self._totals.look(counted))
+        ips = {str(ip): ip for ip in drained}
+
+        def asked(place: Place) -> bool:
+            return place[0] in COUNTING and address_of(place[1]) in ips
+
+        self._totals.keep(asked)
+        totals = _received(self._totals.look({place: count for place, count in counted.items() if asked(place)}))
         found: dict[Ip, Arrival] = {}
-        for ip in drained:
+        for ip in ips.values():
             packets = totals.get(ip, 0)
             before = self._found.get(ip)
             if before is None:
@@ -44,11 +51,10 @@ class Arrivals:
         return found
 
 
-def received(counted: Counted) -> Mapping[Ip, int]:
+def _received(counted: Counted) -> Mapping[Ip, int]:
     """Packets by VIP; one that is not for all tunnels or services is counted in several places."""
     found: dict[Ip, int] = {}
-    for (name, element), count in counted.items():
-        if name in COUNTING:
-            ip = ip_address(address_of(element))
-            found[ip] = found.get(ip, 0) + count.packets
+    for (_, element), count in counted.items():
+        ip = ip_address(address_of(element))
+        found[ip] = found.get(ip, 0) + count.packets
     return found

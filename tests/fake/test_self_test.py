@@ -13,10 +13,10 @@ from ipaddress import ip_address
 import pytest
 
 from dsr_agent.config.settings import ProbeSettings
-from dsr_agent.guard.counters import Count
 from dsr_agent.service.board import Board
 from dsr_agent.service.probing import SelfTest
 from dsr_agent.service.web.endpoints import Endpoints
+from dsr_agent.state.count import Count
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.model import Desired
 from dsr_agent.state.probe import Seen, Shot, Sight

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from dsr_agent.guard.counters import Count, counted
 from dsr_agent.kernel.firewall import Firewall
+from dsr_agent.kernel.guard_counts import GuardCounts
 from dsr_agent.kernel.libnftables import Nftables
+from dsr_agent.state.count import Count
 from dsr_agent.state.table import FAMILY, NAME, Table, canonical
 
 OURS = f"{FAMILY} {NAME}"
@@ -73,12 +74,32 @@ def table() -> Table | None:
 
 
 def counts() -> dict[tuple[str, str], Count]:
-    """What it has counted."""
-    firewall = Firewall(listen=False)
+    """What it has counted, as the agent reads it; which is what nftables reads."""
+    reader = GuardCounts()
     try:
-        return counted(firewall.listing() or ())
+        found = reader.read() or {}
     finally:
-        firewall.close()
+        reader.close()
+    assert found == _counts_listed()
+    return found
+
+
+def _counts_listed() -> dict[tuple[str, str], Count]:
+    nftables = Nftables()
+    try:
+        objects, _ = nftables.listing(f"list table {OURS}")
+    finally:
+        nftables.close()
+    found: dict[tuple[str, str], Count] = {}
+    for item in objects:
+        if counter := item.get("counter"):
+            found[counter["name"], ""] = Count(counter["packets"], counter["bytes"])
+        for element in item.get("set", {}).get("elem", ()):
+            inside = element.get("elem", {}) if isinstance(element, dict) else {}
+            if counter := inside.get("counter"):
+                place = (item["set"]["name"], canonical(inside["val"]))
+                found[place] = Count(counter["packets"], counter["bytes"])
+    return found
 
 
 class Somebody:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dsr_agent.guard.counters import Count
 from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request, ruleset
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.kernel.libnftables import Nftables
 from dsr_agent.kernel.monitor import Monitor
+from dsr_agent.state.count import Count
 from dsr_agent.state.table import Chain, FilterSet, SetShape, Table
 from tests.netns.filter import OURS, can, carry_out, counts, need_tables, nft, table, text
 from tests.unit.guard.packets import GRE, IPIP

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsr_agent.guard.counters import Count
+from dsr_agent.state.count import Count
 from dsr_agent.state.model import Ip
 from dsr_agent.truth.arrivals import Arrival, Arrivals
 from dsr_agent.truth.spans import DamagedError, Span, Spans, read, text_of

@@ -10,25 +10,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 
 from dsr_agent import __version__
-from dsr_agent.guard.counters import Count, Counted, Totals
+from dsr_agent.guard.counters import Totals
 from dsr_agent.kernel import stats
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
 from dsr_agent.service.event_counts import Histogram
-from dsr_agent.service.metrics import guard
-from dsr_agent.service.metrics.families import COUNTERS, GAUGES, HISTOGRAMS
+from dsr_agent.service.metrics import by_vip, guard
+from dsr_agent.service.metrics.families import COUNTERS, FAMILIES, GAUGES, HISTOGRAMS
+from dsr_agent.service.metrics.sheets import Families, write
 from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.readiness import Reason
 from dsr_agent.service.subjects import Sort, sort_of
+from dsr_agent.state.count import Count, Counted
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import GUARD, Ip, Key, Observed, SysctlKey
+from dsr_agent.state.model import GUARD, Desired, Ip, Key, Observed, SysctlKey
 
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
@@ -72,34 +73,45 @@ class Metrics:
     """Renders all metrics in the format that the scraper asks for. Not for two threads at once."""
 
     def __init__(self, board: Board, sources: Sources, http: HttpCounts) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(board, sources, http))
-        ProcessCollector(registry=self._registry)
-
-    def render(self, accept: str) -> tuple[str, bytes]:
-        """Content type and text for a scraper that sends *accept*."""
-        encoder, content_type = choose_encoder(accept)
-        return content_type, encoder(self._registry)
-
-
-class _Collector(Collector):
-    def __init__(self, board: Board, sources: Sources, http: HttpCounts) -> None:
+        self._process = ProcessCollector(registry=None)
         self._board = board
         self._sources = sources
         self._requests = http
         self._totals = SteadyTotals(board.wall)
         self._guard_totals = Totals()
-        self._counted: Counted = {}
+        self._desired = Desired()
+        self._names: Mapping[Ip, str] = {}
 
-    def collect(self) -> Iterator[Metric]:
-        """Everything, from one overview."""
+    def render(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text for a scraper that sends *accept*; everything from one overview."""
+        encode, content_type = choose_encoder(accept)
         overview = self._board.overview
         wanted = self._sources.wanted(overview)
+        tunnels = {name: name for name in overview.desired.tunnels}
+        tunnels |= {item.tunnel.name: item.link.name for item in wanted.carried}
+        readings, counted = self._look(overview, {link: name for name, link in tunnels.items()})
+        if overview.desired is not self._desired:
+            self._desired, self._names = overview.desired, {key.ip: str(key.ip) for key in overview.desired.vips}
+            self._guard_totals.keep(guard.declared(overview.desired, tunnels.values()))
+        few = Families((*self._few(overview, wanted, tunnels, readings, counted), *self._process.collect()))
+        reasons = self._sources.reasons(overview)
+        many = by_vip.rows(self._board, overview, self._names, reasons, counted)
+        sheets = "".join(write(encode, FAMILIES[name], sheet) for name, sheet in many)
+        return content_type, sheets.encode() + encode(few)
+
+    def _few(
+        self,
+        overview: Overview,
+        wanted: Wanted,
+        tunnels: Mapping[str, str],
+        readings: Mapping[str, Reading],
+        counted: Counted,
+    ) -> Iterator[Metric]:
+        """All but what each VIP has; *tunnels* says which link carries which."""
         yield from self._state(overview)
-        yield from self._readiness(overview)
-        yield from self._checks()
-        yield from self._tunnels(overview, wanted)
-        yield from self._guard(overview)
+        yield from _tunnels(overview, tunnels)
+        yield from _received(readings)
+        yield from self._guard(overview, counted)
         yield from self._probes()
         yield _gauge("dsr_sysctl_effective", _effective(overview.observed, wanted))
         yield from self._file()
@@ -115,47 +127,8 @@ class _Collector(Collector):
         yield _gauge("dsr_fights", _by_sort(overview.fights, overview))
         yield _gauge("dsr_tunnels_declared", [((), len(desired.tunnels))])
         yield _gauge("dsr_vips_declared", [((), len(desired.vips))])
-        there = overview.observed.addresses
-        yield _gauge("dsr_vip_present", [((str(key.ip),), key in there) for key in desired.vips])
 
-    def _readiness(self, overview: Overview) -> Iterator[Metric]:
-        now, drains = self._board.wall(), self._board.drains
-        reasons = [(str(ip), why) for ip, why in self._sources.reasons(overview)]
-        yield _gauge("dsr_vip_ready", [((vip,), not why) for vip, why in reasons])
-        lacking = [((vip, about), 1) for vip, why in reasons for about in sorted({str(each.about) for each in why})]
-        yield _gauge("dsr_vip_not_ready_reason", lacking)
-        standings = self._board.services.items()
-        listening = [((str(service.vip.ip), service.name), standing.up) for service, standing in standings]
-        yield _gauge("dsr_service_listening", listening)
-        held = [key for key in overview.desired.vips if key.ip in overview.desired.held]
-        drained = [((str(key.ip),), drains.of(key.ip, now) is not None) for key in overview.desired.vips]
-        yield _gauge("dsr_vip_drained", drained)
-        yield _gauge("dsr_vip_held", [((str(key.ip),), 1) for key in held])
-
-    def _checks(self) -> Iterator[Metric]:
-        checks = [((str(ip), name), of) for ip, by in self._board.checks.copy().items() for name, of in by.items()]
-        yield _gauge("dsr_check_up", [(labels, of.up) for labels, of in checks if of.up is not None])
-        took = [(labels, of.seconds) for labels, of in checks if of.seconds is not None]
-        yield _gauge("dsr_check_duration_seconds", took)
-        failed = [((*labels, str(why)), count) for labels, of in checks for why, count in of.failures.items()]
-        yield _counter("dsr_check_failures_total", failed)
-
-    def _tunnels(self, overview: Overview, wanted: Wanted) -> Iterator[Metric]:
-        desired, links = overview.desired, overview.observed.links
-        carriers = {name: name for name in desired.tunnels} | {
-            item.tunnel.name: item.link.name for item in wanted.carried
-        }
-        info, up = [], []
-        for name, tunnel in desired.tunnels.items():
-            link = links.get(carriers[name])
-            local = str(link.outer.local or "") if link and link.outer else ""
-            info.append(((name, tunnel.encapsulation, carriers[name], local), 1))
-            up.append(((name,), bool(link and link.up and owns_link(link))))
-        yield _gauge("dsr_tunnel_info", info)
-        yield _gauge("dsr_tunnel_up", up)
-        yield from _received(self._readings(overview, {link: name for name, link in carriers.items()}))
-
-    def _guard(self, overview: Overview) -> Iterator[Metric]:
+    def _guard(self, overview: Overview, counted: Counted) -> Iterator[Metric]:
         desired, observed = overview.desired, overview.observed
         there = observed.guard.table is not None
         yield _gauge("dsr_guard_in_place", [((), there and GUARD not in overview.undone)])
@@ -164,33 +137,29 @@ class _Collector(Collector):
         open_to_all = [((name,), not tunnel.load_balancers) for name, tunnel in desired.tunnels.items()]
         yield _gauge("dsr_tunnel_open_to_anybody", open_to_all)
         yield _gauge("dsr_fallback_device_up", guard.fallback_devices(observed))
-        counted = self._counted
         for name, rows in (
             ("dsr_guard_accepted", guard.accepted(desired, counted)),
             ("dsr_guard_dropped", guard.refused(counted)),
-            ("dsr_vip_received", guard.received(desired, counted)),
         ):
-            shown = rows if desired.guard else {}
+            shown = rows if desired.guard and counted else {}
             yield _counter(f"{name}_packets_total", [(labels, count.packets) for labels, count in shown.items()])
             yield _counter(f"{name}_bytes_total", [(labels, count.bytes) for labels, count in shown.items()])
 
-    def _readings(self, overview: Overview, tunnels: Mapping[str, str]) -> Mapping[str, Reading]:
+    def _look(self, overview: Overview, tunnels: Mapping[str, str]) -> tuple[Mapping[str, Reading], Counted]:
+        """What tunnels (by link) and the guard have counted in all."""
         gone = self._sources.farewells()  # first: what goes after this is told at the next scrape
         links = self._sources.counters(tunnels)
         # After the links': a packet of the self-test that comes between is taken off too early, never too late.
         there = overview.observed.guard.table is not None
-        self._counted = self._guard_totals.look(self._sources.guard() if there else None)
+        counted = self._guard_totals.look(self._sources.guard() if there else None)
         own = self._board.probes.own.copy()
         for link, tunnel in tunnels.items():
-            own[tunnel] = own.get(tunnel, Count()).plus(guard.self_test(link, self._counted))
-        return self._totals.look(tunnels, links, gone, own)
+            own[tunnel] = own.get(tunnel, Count()).plus(guard.self_test(link, counted))
+        return self._totals.look(tunnels, links, gone, own), counted
 
     def _probes(self) -> Iterator[Metric]:
         probes = self._board.probes
         yield _gauge("dsr_probe_running", [((), not probes.off)])
-        standings = [(pair, reach.state.value) for pair, reach in probes.reaches.copy().items()]
-        reached = [((str(pair.vip), pair.tunnel), good) for pair, good in standings if good is not None]
-        yield _gauge("dsr_probe_success", reached)
         yield _counter("dsr_probe_sent_packets_total", [((), probes.sent)])
         yield _counter("dsr_probe_lost_packets_total", [((), probes.lost)])
 
@@ -245,6 +214,17 @@ def _effective(observed: Observed, wanted: Wanted) -> Samples:
             value = max(value, observed.sysctls.get(SysctlKey("/".join((*front, "all", name))), 0))
         found[device, name] = value
     return found.items()
+
+
+def _tunnels(overview: Overview, carriers: Mapping[str, str]) -> Iterator[Metric]:
+    info, up = [], []
+    for name, tunnel in overview.desired.tunnels.items():
+        link = overview.observed.links.get(carriers[name])
+        local = str(link.outer.local or "") if link and link.outer else ""
+        info.append(((name, tunnel.encapsulation, carriers[name], local), 1))
+        up.append(((name,), bool(link and link.up and owns_link(link))))
+    yield _gauge("dsr_tunnel_info", info)
+    yield _gauge("dsr_tunnel_up", up)
 
 
 def _received(readings: Mapping[str, Reading]) -> Iterator[Metric]:

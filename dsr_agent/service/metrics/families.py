@@ -39,7 +39,7 @@ GAUGES = _of(
             "Always 1, for VIPs that are not ready: what it is about, one of starting, stuck, held, drained, vip, "
             "device, tunnel, guard, host, self_test, service, check.",
         ),
-        ("dsr_vip_drained", "vip", "Whether somebody has drained the VIP."),
+        ("dsr_vip_drained", "vip", "Always 1, for VIPs that somebody has drained."),
         ("dsr_vip_held", "vip", "Always 1, for VIPs that somebody holds: they are left as they are, there or not."),
         ("dsr_service_listening", "vip service", "Whether somebody listens for a service that the VIP declares."),
         (

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from dsr_agent.guard.counters import Count, Counted
 from dsr_agent.guard.inner import COUNTING, address_of
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.guard.sets import element
 from dsr_agent.reconcile.resolve import stand_in_name
+from dsr_agent.state.count import Count, Counted, Place
 from dsr_agent.state.marks import FALLBACK_DEVICES
 from dsr_agent.state.model import Desired, Observed
 
@@ -22,16 +22,18 @@ _NOTHING = Count()
 
 def accepted(desired: Desired, counted: Counted) -> Rows:
     """By tunnel and load balancer, as the file writes them."""
-    found: dict[tuple[str, ...], Count] = {}
+    return {labels: counted.get(place, _NOTHING) for labels, place in _senders(desired)}
+
+
+def _senders(desired: Desired) -> Iterator[tuple[tuple[str, str], Place]]:
+    """Tunnel and load balancer, and where they are counted."""
     for name, tunnel in desired.tunnels.items():
         if not tunnel.load_balancers:
-            found[name, "any"] = counted.get((counted_in(name), ""), _NOTHING)
+            yield (name, "any"), (counted_in(name), "")
         for network in tunnel.load_balancers:
-            place = counted_in(name, network.prefixlen), element(network.network_address)
             single = network.prefixlen == network.max_prefixlen
             label = str(network.network_address) if single else str(network)
-            found[name, label] = counted.get(place, _NOTHING)
-    return found
+            yield (name, label), (counted_in(name, network.prefixlen), element(network.network_address))
 
 
 def refused(counted: Counted) -> Rows:
@@ -39,14 +41,27 @@ def refused(counted: Counted) -> Rows:
     return {(str(reason),): counted.get((reason, ""), _NOTHING) for reason in Reason}
 
 
-def received(desired: Desired, counted: Counted) -> Rows:
+def received(vips: Iterable[str], counted: Counted) -> Mapping[str, Count]:
     """By VIP; one that is not for all tunnels or services is counted in sets of its own, for each link."""
-    found: dict[tuple[str, ...], Count] = {(str(key.ip),): _NOTHING for key in desired.vips}
+    found = dict.fromkeys(vips, _NOTHING)
     for (name, text), count in counted.items():
-        vip = (address_of(text),) if name in COUNTING else ()
-        if vip in found:
-            found[vip] = found[vip].plus(count)
+        if name in COUNTING and (before := found.get(vip := address_of(text))) is not None:
+            found[vip] = before.plus(count) if before is not _NOTHING else count
     return found
+
+
+def declared(desired: Desired, links: Iterable[str]) -> Callable[[Place], bool]:
+    """Whether a place counts anything that the file declares; *links* carry its tunnels."""
+    senders = {place for _, place in _senders(desired)}
+    vips = {str(key.ip) for key in desired.vips}
+    tested = {(COUNTED, element(name)) for link in links for name in (link, stand_in_name(link))}
+    places = senders | tested | {(str(reason), "") for reason in Reason}
+
+    def of(place: Place) -> bool:
+        name, text = place
+        return address_of(text) in vips if name in COUNTING else place in places
+
+    return of
 
 
 def self_test(link: str, counted: Counted) -> Count:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from dsr_agent.guard.counters import Count
 from dsr_agent.kernel.stats import Counted, Received
+from dsr_agent.state.count import Count
 
 
 @dataclass(frozen=True, slots=True)

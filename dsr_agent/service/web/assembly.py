@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from dsr_agent.config import Settings
-from dsr_agent.guard import counters
 from dsr_agent.kernel import stats
-from dsr_agent.kernel.firewall import Firewall
+from dsr_agent.kernel.guard_counts import GuardCounts
 from dsr_agent.kernel.netlink import Channel
 from dsr_agent.service.board import Board
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
@@ -36,23 +35,17 @@ def web(
     counted = HttpCounts()
     # Opened by whoever renders: a netlink socket is for one thread.
     channel: list[Channel] = []
-    contexts: list[Firewall] = []
 
     def links(names: Iterable[str]) -> Mapping[str, stats.Counted]:
         if not channel:
             channel.append(Channel())
         return stats.read(channel[0], names)
 
-    def guard() -> counters.Counted | None:
-        if not contexts:
-            contexts.append(Firewall(listen=False))
-        objects = contexts[0].listing()
-        return None if objects is None else counters.counted(objects)
-
     def gone() -> list[stats.Counted]:
         return [farewells.popleft() for _ in range(len(farewells))]
 
-    sources = Sources(links, gone, guard, lambda: stats.protocols(root), events_lost, answers.wanted, answers.reasons)
+    guard, protocols = GuardCounts().read, lambda: stats.protocols(root)
+    sources = Sources(links, gone, guard, protocols, events_lost, answers.wanted, answers.reasons)
     return Web(Site(answers, Metrics(board, sources, counted), counted, Changes(board, keepers)))
 
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Any
 
-from dsr_agent.guard.counters import Count, Counted
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
 from dsr_agent.kernel.capture import Captured, Outer
@@ -19,6 +18,7 @@ from dsr_agent.kernel.stats import Received
 from dsr_agent.kernel.sysctl_files import Setting
 from dsr_agent.kernel.trace import ForeignDrop
 from dsr_agent.state.actions import Plan, WriteSysctl
+from dsr_agent.state.count import Count, Counted
 from dsr_agent.state.errors import DsrError
 from dsr_agent.state.marks import owns_address
 from dsr_agent.state.model import AddressKey, Desired, Ip, Key, Network, Observed, SysctlKey, Tunnel, Vip

@@ -1,63 +1,22 @@
-"""What the guard has counted: read out of a listing, added up over tables made again, and shown by name."""
+"""What the guard has counted: added up over tables made again, and shown by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import IPv4Network, ip_address
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsr_agent.guard.counters import Count, Totals, counted
+from dsr_agent.guard.counters import Totals
 from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.selftest import COUNTED
+from dsr_agent.reconcile.resolve import stand_in_name
 from dsr_agent.service.metrics import guard
+from dsr_agent.state.count import Count
 from dsr_agent.state.model import Desired, Link, LocalTowards, Observed, Outer, Tunnel, Vip
 
 PLACE, OTHER = ("from-dsr-ipip", '"10.1.0.5"'), ("vips4", '"192.0.2.10"')
-
-
-def element(value: Any, packets: int, octets: int) -> dict[str, Any]:
-    """An element that counts, as it is listed."""
-    return {"elem": {"val": value, "counter": {"packets": packets, "bytes": octets}}}
-
-
-def a_set(name: str, *elements: Any) -> dict[str, Any]:
-    """A set, as it is listed; an empty one has no ``elem``."""
-    listed = {"family": "inet", "name": name, "table": "dsr_agent", "type": "ipv4_addr", "handle": 1}
-    return {"set": listed | ({"elem": list(elements)} if elements else {})}
-
-
-LISTING: list[dict[str, Any]] = [
-    {"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
-    {"table": {"family": "inet", "name": "dsr_agent", "handle": 1}},
-    {"counter": {"family": "inet", "name": "source", "table": "dsr_agent", "handle": 2, "packets": 7, "bytes": 700}},
-    {"counter": {"family": "inet", "name": "nested", "table": "dsr_agent", "handle": 3, "packets": 0, "bytes": 0}},
-    a_set("from-dsr-ipip", element("10.1.0.5", 3, 300), element("10.1.0.6", 0, 0)),
-    a_set("served6", element("2001:db8::10", 1, 40)),
-    a_set("pairs", element({"concat": ["10.0.3.2", "10.1.0.5"]}, 2, 80)),
-    a_set("locals", "10.0.3.2", {"elem": {"val": "10.0.3.3", "comment": "an element with a word about it"}}),
-    a_set("empty"),
-    {"chain": {"family": "inet", "name": "gre", "table": "dsr_agent", "handle": 4}},
-    {"rule": {"family": "inet", "table": "dsr_agent", "chain": "gre", "expr": [{"counter": "source"}, {"drop": None}]}},
-]
-
-
-def test_the_counts_of_a_listing() -> None:
-    """Of named counters and of elements that count; the rest has counted nothing."""
-    assert counted(LISTING) == {
-        ("source", ""): Count(7, 700),
-        ("nested", ""): Count(0, 0),
-        ("from-dsr-ipip", '"10.1.0.5"'): Count(3, 300),
-        ("from-dsr-ipip", '"10.1.0.6"'): Count(0, 0),
-        ("served6", '"2001:db8::10"'): Count(1, 40),
-        ("pairs", '{"concat":["10.0.3.2","10.1.0.5"]}'): Count(2, 80),
-    }
-
-
-def test_no_table_has_counted_nothing() -> None:
-    """Nor has one whose listing is nothing but the version."""
-    assert counted([]) == counted(LISTING[:2]) == {}
 
 
 # --- totals -----------------------------------------------------------------------------------------------------------
@@ -117,6 +76,17 @@ def test_fewer_bytes_in_as_many_packets_is_another_table() -> None:
     totals.look({PLACE: Count(5, 500)})
 
     assert totals.look({PLACE: Count(5, 400)})[PLACE] == Count(10, 900)
+
+
+def test_what_is_not_kept_is_forgotten_and_begins_anew() -> None:
+    """A file that changes every day for a year leaves nothing behind; what is kept goes on."""
+    totals = Totals()
+    totals.look({PLACE: Count(5, 500), OTHER: Count(50, 5000)})
+
+    totals.keep(lambda place: place == OTHER)
+
+    assert totals.look({}) == {OTHER: Count(50, 5000)}
+    assert totals.look({PLACE: Count(2, 200), OTHER: Count(1, 100)}) == {PLACE: Count(2, 200), OTHER: Count(51, 5100)}
 
 
 _counts = st.builds(Count, st.integers(0, 9), st.integers(0, 900))
@@ -194,7 +164,7 @@ def test_every_reason_has_a_row() -> None:
 
 def test_what_vips_received_is_one_number_whatever_is_asked_of_them() -> None:
     """Services and tunnels may begin to count while the program runs, and then it is another set that counts."""
-    file = desired(vips={"192.0.2.10": (), "192.0.2.11": ("udp/1812",), "2001:db8::10": (), "2001:db8::11": ()})
+    file = ("192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11")
     found = {
         ("vips4", '"192.0.2.10"'): Count(1, 10),
         ("vips4", '"192.0.2.11"'): Count(2, 20),
@@ -207,11 +177,36 @@ def test_what_vips_received_is_one_number_whatever_is_asked_of_them() -> None:
     }
 
     assert guard.received(file, found) == {
-        ("192.0.2.10",): Count(6, 60),
-        ("192.0.2.11",): Count(12, 120),
-        ("2001:db8::10",): Count(4, 40),
-        ("2001:db8::11",): Count(),
+        "192.0.2.10": Count(6, 60),
+        "192.0.2.11": Count(12, 120),
+        "2001:db8::10": Count(4, 40),
+        "2001:db8::11": Count(),
     }
+
+
+def test_what_the_file_declares_is_remembered_and_nothing_else() -> None:
+    """The places of its VIPs, whatever is asked of them, of its balancers, of its tunnels' links, and of reasons."""
+    file = desired(tunnel("dsr-ipip", "10.1.0.5", "10.2.0.0/16"), tunnel("open"), vips={"192.0.2.10": ()})
+    stays = [
+        ("source", ""),
+        ("from-dsr-ipip", '"10.1.0.5"'),
+        ("from-dsr-ipip/16", '"10.2.0.0"'),
+        ("from-open", ""),
+        ("vips4", '"192.0.2.10"'),
+        ("bound_served4", '{"concat":["seven","192.0.2.10"]}'),
+        (COUNTED, '"theirs"'),
+        (COUNTED, f'"{stand_in_name("theirs")}"'),
+    ]
+    goes = [
+        ("from-dsr-ipip", '"10.1.0.6"'),
+        ("from-dsr-gre", '"10.1.0.5"'),
+        ("from-elsewhere", ""),
+        ("vips4", '"192.0.2.11"'),
+        ("bound4", '{"concat":["seven","192.0.2.11"]}'),
+        (COUNTED, '"dsr-gre"'),
+    ]
+
+    assert list(filter(guard.declared(file, ["theirs"]), stays + goes)) == stays
 
 
 def test_fallback_devices_that_are_there() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from dsr_agent.guard.counters import Count
 from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.board import Board
@@ -19,6 +18,7 @@ from dsr_agent.service.metrics.families import FAMILIES
 from dsr_agent.service.readiness import About
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
+from dsr_agent.state.count import Count
 from dsr_agent.state.errors import NotPermitted, NotYet
 from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
@@ -93,6 +93,7 @@ def full() -> World:
     silent = Answer(Reason.TIMEOUT, "no answer")
     world.board.checks = {ip_address(VIP1): {"radius": Checked().after(silent, 3, 2).after(Answer(), 3, 2)}}
     world.received["dsr-ipip"] = Received(packets=1)
+    world.guard["source", ""] = Count(1, 100)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)
     return world
@@ -111,7 +112,9 @@ def described(page: str) -> list[str]:
 
 
 def test_names_types_labels_and_help_are_as_promised() -> None:
-    assert described(full().page()) == GOLDEN.read_text().splitlines(), (
+    world = full()
+    world.board.drains = Spans({ip_address(VIP1): Span(900.0)})
+    assert described(world.page()) == GOLDEN.read_text().splitlines(), (
         "the metrics are an interface: is the change meant? Then change metrics.txt, the README, the rules and the "
         "dashboards with it"
     )
@@ -150,6 +153,44 @@ def test_vips() -> None:
     assert world.value(f'dsr_vip_present{{vip="{VIP1}"}}') == 1
     assert world.value(f'dsr_vip_present{{vip="{VIP2}"}}') == 0
     assert world.value("dsr_vips_declared") == 2
+
+
+def rows_of(world: World, vip: str) -> list[str]:
+    """The families with a row of the VIP, as often as they have one."""
+    return sorted(re.findall(rf'^(\w+){{[^}}]*"{vip}"', world.page(), re.MULTILINE))
+
+
+def test_so_many_rows_for_each_vip_and_no_more() -> None:
+    """10,000 VIPs are to be scraped in a quarter of a second: a row more for each of them is dear."""
+    world = full()
+    every = {"dsr_vip_present", "dsr_vip_ready"}
+    guarded = every | {"dsr_vip_received_packets_total", "dsr_vip_received_bytes_total"}
+    checked = {"dsr_check_up", "dsr_check_duration_seconds", "dsr_check_failures_total"}
+    watched = guarded | checked | {"dsr_service_listening", "dsr_probe_success"}
+    assert rows_of(world, VIP1) == sorted(watched)
+    assert rows_of(world, VIP2) == sorted(guarded | {"dsr_vip_held", "dsr_vip_not_ready_reason"})
+    world.board.drains = Spans({ip_address(VIP1): Span(900.0)})
+    assert rows_of(world, VIP1) == sorted(watched | {"dsr_vip_drained", "dsr_vip_not_ready_reason"})
+    unguarded = World(report(wanted=replace(desired(VIP1), guard=GuardPolicy())))
+    assert rows_of(unguarded, VIP1) == sorted(every), "there is no table yet, and nothing else is known"
+
+
+def test_what_left_the_file_is_forgotten_and_what_stays_counts_on() -> None:
+    world = full()
+    world.guard |= {("vips4", f'"{VIP1}"'): Count(5, 500), ("vips6", f'"{VIP2}"'): Count(7, 700)}
+    with_both = world.board.overview
+    with_one = replace(with_both, desired=replace(desired(VIP1), guard=GuardPolicy()))
+    assert world.value(f'dsr_vip_received_packets_total{{vip="{VIP2}"}}') == 7
+
+    world.board.overview = with_one
+    del world.guard["vips6", f'"{VIP2}"']
+    world.guard["vips4", f'"{VIP1}"'] = Count(1, 100)  # its table was made again
+    assert world.value(f'dsr_vip_received_packets_total{{vip="{VIP1}"}}') == 6
+    assert f'"{VIP2}"' not in world.page()
+
+    world.board.overview = with_both
+    assert world.value(f'dsr_vip_received_packets_total{{vip="{VIP1}"}}') == 6
+    assert world.value(f'dsr_vip_received_packets_total{{vip="{VIP2}"}}') == 0
 
 
 def test_a_tunnel_is_up_when_its_link_is_there_ours_and_up() -> None:
@@ -271,8 +312,8 @@ def test_reasons_are_few_words_and_only_for_who_is_not_ready() -> None:
     world.board.drains = Spans({ip_address(VIP1): Span(0.0)})
     lines = [line for line in world.page().splitlines() if line.startswith("dsr_vip_not_ready_reason{")]
     assert lines == [
-        f'dsr_vip_not_ready_reason{{reason="drained",vip="{VIP1}"}} 1.0',
-        f'dsr_vip_not_ready_reason{{reason="vip",vip="{VIP1}"}} 1.0',
+        f'dsr_vip_not_ready_reason{{reason="drained",vip="{VIP1}"}} 1',
+        f'dsr_vip_not_ready_reason{{reason="vip",vip="{VIP1}"}} 1',
     ]
 
 

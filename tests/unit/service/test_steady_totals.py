@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsr_agent.guard.counters import Count
 from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.metrics.steady_totals import SteadyTotals
+from dsr_agent.state.count import Count
 
 TUNNEL = {"dsr-gre": "dsr-gre"}
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsr_agent.config.desired import address_of
-from dsr_agent.guard.counters import Count
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
 from dsr_agent.kernel.capture import GRE, IPIP, Captured, Inner, Leaving, Outer
@@ -26,6 +25,7 @@ from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.protection import wanted_table
 from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, arp_sysctls, resolve, tunnel_address
 from dsr_agent.service.selftest import ways
+from dsr_agent.state.count import Count
 from dsr_agent.state.errors import Unsupported
 from dsr_agent.state.marks import ALIAS, LINK_GROUP
 from dsr_agent.state.model import (
