@@ -133,6 +133,8 @@ class ProbeSettings(Section):
     """Seconds between two packets to the same VIP by the same tunnel, as far as the rate allows."""
     timeout: Annotated[float, BeforeValidator(values.seconds(0.1, 10))] = 1.0
     """Seconds after which a packet counts as lost."""
+    port: Annotated[int, BeforeValidator(values.whole(0, 65535))] = 0
+    """The VIP's UDP port that packets go to, for firewalls to know; 0 is any that is free."""
     fall: Annotated[int, BeforeValidator(values.whole(1, 100))] = 3
     """So many in a row are lost before the VIP counts as not ready."""
     rise: Annotated[int, BeforeValidator(values.whole(1, 100))] = 2

@@ -42,9 +42,14 @@ _TELLING = (
 
 
 class Prober:
-    """Needs CAP_NET_RAW, and says so: raises `NotPermitted`. Any number of shots may be under way at once."""
+    """
+    Needs CAP_NET_RAW, and says so: raises `NotPermitted`. Any number of shots may be under way at once.
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    They go to UDP *port* of the VIP; 0 leaves the choice to the kernel, for each anew.
+    """
+
+    def __init__(self, port: int = 0, root: Path = Path("/")) -> None:
+        self._port = port
         self._root = root
         try:
             self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
@@ -73,11 +78,11 @@ class Prober:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as receiver:
             receiver.setblocking(False)
             try:
-                _listen(receiver, shot.vip)
+                _listen(receiver, shot.vip, self._port)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
                     return Sight(Seen.NO_VIP, why="the VIP is not on this host")
-                return Sight(Seen.REFUSED, why=f"no socket on the VIP: {error.strerror}")
+                return Sight(Seen.REFUSED, why=f"no socket on port {self._port or 'any'} of the VIP: {error.strerror}")
             if sight := self._not_to_be_sent(shot):
                 return sight
             payload = _PAYLOAD + secrets.token_bytes(PAYLOAD - len(_PAYLOAD))
@@ -139,13 +144,13 @@ class Prober:
         return max(values)
 
 
-def _listen(receiver: socket.socket, vip: Ip) -> None:
-    """On a port that the kernel chooses: nobody else has it."""
+def _listen(receiver: socket.socket, vip: Ip, port: int) -> None:
+    """Nobody else may have the port: who shared it might be given the packet instead."""
     if vip.version == 4:
         receiver.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     else:
         receiver.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-    receiver.bind((str(vip), 0))
+    receiver.bind((str(vip), port))
 
 
 def _take(receiver: socket.socket, payload: bytes, arrived: asyncio.Future[int]) -> None:

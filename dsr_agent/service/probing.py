@@ -56,9 +56,9 @@ class _Scene:
 
 
 class SelfTest:
-    """Keeps `Board.probes` true. *make* opens what sends the packets, or says why it may not."""
+    """Keeps `Board.probes` true. *make* opens what sends the packets to a port, or says why it may not."""
 
-    def __init__(self, board: Board, settings: ProbeSettings, clock: Clock, make: Callable[[], Fires]) -> None:
+    def __init__(self, board: Board, settings: ProbeSettings, clock: Clock, make: Callable[[int], Fires]) -> None:
         self._board = board
         self._settings = settings
         self._clock = clock
@@ -86,7 +86,7 @@ class SelfTest:
             why = "the file wants none"
             if self._settings.enabled:
                 try:
-                    prober = self._make()
+                    prober = self._make(self._settings.port)
                 except DsrError as error:
                     why = str(error)
                     log.warning("no self-test: %s", why, extra=carrying(Kind.WARNED))

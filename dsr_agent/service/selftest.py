@@ -14,7 +14,7 @@ from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.truth.probe import Pair, Way, clients, pairs, shot, tunnels_of
 from dsr_agent.truth.trial import Fire, trial
 
-# Each of these takes a whole timeout when it gets lost again.
+# Tunnels and VIPs that are tried once more.
 _AGAIN = 6
 
 
@@ -55,12 +55,12 @@ async def once(loaded: Loaded, observed: Observed, named: Collection[Ip]) -> Tri
 
 async def with_care(loaded: Loaded, observed: Observed, named: Collection[Ip]) -> Mapping[Pair, Sight]:
     """
-    The same for the doctor: what got lost is sent again by itself, so that what counts more meanwhile is its own.
+    The same for the doctor: what got lost is tried once more by itself, so that what counts more meanwhile is its own.
 
-    Only some of many; what is lost for one of them is so for all. Raises `NotPermitted`.
+    Only some of many: each takes a whole timeout. Raises `NotPermitted`.
     """
     with _aiming(loaded, observed) as (there, fire):
-        sights = dict(await trial(pairs(loaded.desired, there, named), fire, 1))
+        sights = dict(await trial(pairs(loaded.desired, there, named), fire, loaded.settings.probe.fall))
         lost = [pair for pair, sight in sights.items() if sight.what is Seen.LOST]
         by_tunnel = {pair.tunnel: pair for pair in reversed(lost)}
         chosen = list(dict.fromkeys([*by_tunnel.values(), *lost]))[:_AGAIN]
@@ -73,7 +73,7 @@ def _aiming(loaded: Loaded, observed: Observed) -> Iterator[tuple[Mapping[str, W
     desired, probe = loaded.desired, loaded.settings.probe
     there = ways(resolve(desired, observed))
     who = clients(taken(desired, observed))
-    prober = Prober()
+    prober = Prober(probe.port)
 
     async def fire(pair: Pair) -> Sight:
         if (client := who.get(pair.vip.version)) is None:

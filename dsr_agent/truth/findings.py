@@ -46,7 +46,7 @@ _WORDS = {
     "routing": "the routes or rules of this host led packets nowhere meanwhile",
     "tunnel": "no tunnel took it, and the host answered that nobody is here",
     "firewall_behind_tunnel": "packets came out of the tunnel meanwhile; if this one did, a firewall of this host "
-    "dropped it there",
+    "dropped it there (one that lets in declared ports only has to let in [probe] port, too)",
     "firewall_before_tunnel": "nothing came out of the tunnel; a firewall of this host dropped it before",
 }
 

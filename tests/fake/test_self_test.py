@@ -75,7 +75,7 @@ async def scene(
     board.add(report(wanted=wanted, saw=observed(*addresses)))
     prober = FakeProber(clock)
 
-    def make() -> FakeProber:
+    def make(port: int) -> FakeProber:
         refuse()
         prober.closed = False
         return prober

@@ -19,7 +19,7 @@ from tests.lab.spaces import inside
 from tests.lab.world import BALANCER_IP
 
 # Generous: a real server under emulation needs ten times what user-mode Linux does.
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 def tunnel(encapsulation: str, **values: object) -> str:

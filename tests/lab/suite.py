@@ -20,7 +20,7 @@ from tests.lab.machine.job import NO_RESULT, REPOSITORY, TIMED_OUT, LaneError, s
 
 PROGRAMS = Path(sys.executable).parent
 NO_TESTS = 5  # pytest's exit status when it collected nothing
-TIMEOUT = 900  # seconds for the tests of a lane
+TIMEOUT = 1500  # seconds for the tests of a lane
 SLOWER = 2  # under emulation
 LONGER = 4  # with --long
 ENDINGS = {TIMED_OUT: "the machine's time ran out", NO_RESULT: "no result came back from the machine"}

@@ -48,7 +48,11 @@ class Scene:
 
     def wait_for(self, services: tuple[Service, ...], *servers: str) -> float:
         """Seconds until new requests for all of *services* are sent to just these servers."""
-        return sum(self.keepalived.wait_for(service, *servers) for service in services)
+        try:
+            return sum(self.keepalived.wait_for(service, *servers) for service in services)
+        except TimeoutError as error:
+            said = "\n".join(f"{server} said:\n{agent.log()}" for server, agent in self.agents.items())
+            raise TimeoutError(f"{error}\n{said}") from None
 
     def untouched(self, services: tuple[Service, ...]) -> bool:
         """Whether both servers have them."""

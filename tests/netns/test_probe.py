@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
@@ -88,6 +89,31 @@ def test_nothing_is_sent_without_a_route_to_where_clients_are(host: None) -> Non
     before = sent()
     assert fire(shot()).what is Seen.UNKNOWN
     assert sent() == before
+
+
+def test_it_goes_to_the_declared_port(host: None) -> None:
+    seen: list[int] = []
+
+    def noted(port: int, payload: bytes) -> bytes:
+        seen.append(port)
+        return udp(IPv4Address("10.0.3.2"), VIP, port, payload)
+
+    async def story() -> None:
+        prober = Prober(9178)
+        try:
+            await prober.fire(replace(shot(), wrap=noted), 0.05)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+                taken.bind((str(VIP), 9178))
+                sight = await prober.fire(replace(shot(), wrap=noted), 0.05)
+            assert (sight.what, sight.why) == (
+                Seen.REFUSED,
+                "no socket on port 9178 of the VIP: Address already in use",
+            )
+        finally:
+            prober.close()
+
+    asyncio.run(story())
+    assert seen == [9178]
 
 
 def test_somebody_elses_datagram_is_not_ours(host: None) -> None:

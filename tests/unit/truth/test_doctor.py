@@ -599,6 +599,11 @@ def test_others_who_reach_the_host_are_named_where_nothing_wrapped_comes() -> No
     assert first(found).saw == f"no GRE from any load balancer in 3 s, though {BALANCER} reaches this host otherwise"
 
 
+def test_what_others_drop_of_other_tunnels_is_not_this_ones_fault() -> None:
+    drops = (replace(AT_CARD, packet=f"IPIP from {BALANCER} to {HERE}"), replace(AT_CARD, source=str(STRANGER)))
+    assert diagnose(evidence(drops=drops)).causes == ()
+
+
 def test_many_vips_that_look_alike_are_told_once() -> None:
     found = diagnose(broken("dsr-gre"))
     many = Diagnosis({ip_address(number): found.vips[V4] for number in range(1, 1001)}, found.causes * 3, 64)
