@@ -48,7 +48,7 @@ def _readiness(names: Mapping[Ip, str], reasons: Reasons) -> tuple[Sheet, Sheet]
     lacking: _Sheet = {}
     for ip, why in reasons:
         ready[()].append((names[ip], not why))
-        for about in {each.about for each in why}:
+        for about in dict.fromkeys(each.about for each in why):
             lacking.setdefault((about,), []).append((names[ip], 1))
     return ready, lacking
 
