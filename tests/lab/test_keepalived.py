@@ -15,7 +15,7 @@ from tests.lab.aaa import CLIENTS, RADIUS_SERVICES, more_clients
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.keepalived import HTTP_PORT, Keepalived, Service
 from tests.lab.ledger import Ledger
-from tests.lab.marks import BOTH, ON_A_MACHINE
+from tests.lab.marks import MOSTLY_FAST, ON_A_MACHINE
 from tests.lab.radius import FreeRadius
 from tests.lab.servers import GRE, IPIP, clean
 from tests.lab.sessions import Session, sessions, uncut
@@ -59,7 +59,7 @@ class Scene:
         return all(self.keepalived.serving(service) == set(SERVERS) for service in services)
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def scene() -> Iterator[Scene]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(world())

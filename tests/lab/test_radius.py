@@ -11,7 +11,7 @@ import pytest
 from tests.lab.aaa import CLIENTS, clients_of, radius_servers, stranger_to
 from tests.lab.agent import wait_for
 from tests.lab.ledger import Ledger
-from tests.lab.marks import BOTH, ON_A_MACHINE
+from tests.lab.marks import MOSTLY_FAST, ON_A_MACHINE
 from tests.lab.radius import LONG, FreeRadius, Said, ask, login, record
 from tests.lab.servers import IPIP, VIPS
 
@@ -21,7 +21,7 @@ Pair = tuple[FreeRadius, FreeRadius]
 EACH = 2  # requests of a client; the balancer sends them to the servers in turn
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def servers() -> Iterator[Pair]:
     with radius_servers() as found:
         yield found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.lab.aaa import CLIENTS, clients_of, stranger_to, tacacs_servers
-from tests.lab.marks import BOTH, ON_A_MACHINE
+from tests.lab.marks import MOSTLY_FAST, ON_A_MACHINE
 from tests.lab.servers import GRE, IPIP, VIPS
 from tests.lab.tacacs import USER, Session, Tacacs, perl_login, python_account, python_login
 
@@ -17,7 +17,7 @@ pytestmark = ON_A_MACHINE
 Pair = tuple[Tacacs, Tacacs]
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def servers() -> Iterator[Pair]:
     with tacacs_servers() as found:
         yield found
