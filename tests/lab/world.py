@@ -130,13 +130,22 @@ def _join() -> None:
         )
 
 
-def serve(virtuals: Sequence[Virtual]) -> None:
-    """Have the balancer accept *virtuals*, and wrap and send on what comes to `PORTS`, TCP and UDP."""
+def accept(virtuals: Sequence[Virtual]) -> None:
+    """Have the balancer take what comes for *virtuals* as its own."""
     ip_batch(BALANCER, [f"address add {virtual.address} dev lo" + " nodad" * virtual.six for virtual in virtuals])
+
+
+def serve(virtuals: Sequence[Virtual], ports: Mapping[int, Sequence[str]] = PORTS, *, one_packet: bool = False) -> None:
+    """
+    Have the balancer accept *virtuals*, and wrap and send on what comes to *ports*, TCP and UDP.
+
+    With *one_packet* each datagram of a client may go to another server; else those from one port stay together.
+    """
+    accept(virtuals)
     rules = []
     for virtual in virtuals:
-        for service, servers in _services(virtual):
-            rules.append(f"-A {service} -s rr")
+        for service, servers in _services(virtual, ports):
+            rules.append(f"-A {service} -s rr" + " --ops" * (one_packet and service.startswith("-u")))
             rules += [f"-a {service} -r {SERVER_IP[server]} {WRAP[virtual.wrap]}" for server in servers]
     _ipvs(rules)
 
@@ -152,10 +161,10 @@ def redirect(virtuals: Sequence[Virtual], server: str, address: str) -> None:
     _ipvs(rules)
 
 
-def _services(virtual: Virtual) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _services(virtual: Virtual, ports: Mapping[int, Sequence[str]] = PORTS) -> Iterator[tuple[str, Sequence[str]]]:
     """Each service of a VIP as ipvsadm writes it, and the real servers it has."""
     for protocol in ("t", "u"):
-        for port, servers in PORTS.items():
+        for port, servers in ports.items():
             yield f"-{protocol} {f'[{virtual.address}]' if virtual.six else virtual.address}:{port}", servers
 
 

@@ -36,7 +36,8 @@ class Debian:
     A release of Debian.
 
     *early* are modules that its kernel needs to reach the job and the console. Of the packages *programs* only the
-    program of the same name is wanted; installed, they would bring services.
+    program of the same name is wanted; installed, they would bring services. *applications* are installed, for the
+    tests to run in namespaces, and *dormant* are the services among them: they do not start with the machine.
     """
 
     number: str
@@ -44,9 +45,16 @@ class Debian:
     python: str
     early: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    applications: tuple[str, ...] = ()
+    dormant: tuple[str, ...] = ()
 
 
-DEBIAN_13 = Debian("13", "trixie", "3.13", programs=("prometheus", "promtool"))
+DEBIAN_13 = Debian(
+    *("13", "trixie", "3.13"),
+    programs=("prometheus", "promtool"),
+    applications=("freeradius", "freeradius-utils", "libauthen-tacacsplus-perl", "keepalived"),
+    dormant=("freeradius.service", "keepalived.service"),
+)
 DEBIAN_12 = Debian("12", "bookworm", "3.11", early=("virtio_pci", "virtio_console", "virtio_blk"))
 DEBIANS = {release.number: release for release in (DEBIAN_13, DEBIAN_12)}
 DISK_FILES = tuple(GUEST / name for name in ("qemu-boot.sh", "lab.service", "lean.target"))
@@ -80,7 +88,8 @@ def _name(kind: str, release: Debian) -> str:
 def tree(release: Debian = DEBIAN_13) -> Path:
     """A Debian root directory with everything the tests need but a kernel."""
     requirements = guest_requirements()
-    name = f"{_name('tree', release)}-{_key(release.suite, *PACKAGES, *release.programs, requirements)}"
+    contents = (*PACKAGES, *release.programs, *release.applications, *release.dormant)
+    name = f"{_name('tree', release)}-{_key(release.suite, *contents, requirements)}"
     what = f"the Debian {release.number} image (once, up to 90 s)"
     return cached(name, what, lambda at: _build_tree(at, release, requirements)) / "root"
 
@@ -88,7 +97,9 @@ def tree(release: Debian = DEBIAN_13) -> Path:
 def _build_tree(at: Path, release: Debian, requirements: str) -> None:
     _need_tools()
     root, log, lock = at / "root", at / "log", at / "requirements.lock"
-    debian.make_root(root, release.suite, PACKAGES, log)
+    debian.make_root(root, release.suite, (*PACKAGES, *release.applications), log)
+    if release.dormant:
+        logged(["chroot", str(root), "systemctl", "mask", *release.dormant], log=log)
     for program in release.programs:
         _unpack_program(program, root, at, release)
     say("installing the Python packages into it")

@@ -1,0 +1,209 @@
+"""FreeRADIUS on a real server, with a configuration of its own, and the client that its makers ship with it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tests.lab.agent import DEADLINE, wait_for
+from tests.lab.spaces import inside
+from tests.lab.world import CLIENT
+
+AUTH, ACCT = 1812, 1813
+PORTS = (AUTH, ACCT)
+USER, PASSWORD = "alice", "in wonderland"
+# What a proxy adds has to come back in the answer (RFC 2865, 5.33), so these 4,017 bytes go both ways.
+LONG = tuple(f"Proxy-State = 0x{number:02x}{'5a' * size}" for number, size in enumerate([252] * 15 + [189]))
+
+_CONFIG = """
+name = freeradius
+libdir = /usr/lib/freeradius
+prefix = /usr
+localstatedir = {folder}
+raddbdir = {folder}
+logdir = {folder}
+run_dir = {folder}
+hostname_lookups = no
+log {{ destination = files
+  file = {folder}/log
+  auth = yes }}
+security {{ reject_delay = 0
+  require_message_authenticator = yes
+  limit_proxy_state = auto
+  status_server = yes }}
+thread pool {{ start_servers = 1
+  max_servers = 4
+  min_spare_servers = 1
+  max_spare_servers = 4 }}
+modules {{
+  pap {{ }}
+  files {{ filename = {folder}/users }}
+  detail {{ filename = {folder}/detail
+    header = "%t"
+    log_packet_header = yes }}
+}}
+{clients}
+server default {{
+{listeners}
+  authorize {{
+    files
+    pap
+  }}
+  authenticate {{
+    pap
+  }}
+  accounting {{
+    detail
+  }}
+}}
+"""
+
+
+class FreeRadius:
+    """
+    Debian's ``freeradius`` in a real server's namespace, on the VIPs, for authentication and accounting.
+
+    *clients* are those that it knows, by nothing but the address, and the secret of each. It binds *addresses*, so they
+    have to be there when it starts. A context manager that runs it.
+    """
+
+    def __init__(self, space: str, addresses: Sequence[str], clients: Mapping[str, str]) -> None:
+        self.space = space
+        self._folder = tempfile.TemporaryDirectory(prefix=f"radius-{space}-")
+        self._process: subprocess.Popen[bytes] | None = None
+        at = Path(self._folder.name)
+        self._log, self._detail, self._output = at / "log", at / "detail", at / "output"
+        kinds = [(address, kind, port) for address in addresses for kind, port in (("auth", AUTH), ("acct", ACCT))]
+        (at / "radiusd.conf").write_text(
+            _CONFIG.format(
+                folder=at,
+                clients="\n".join(_client(address, secret) for address, secret in clients.items()),
+                listeners="\n".join(
+                    f"  listen {{ type = {kind}\n    {_family(address)} = {address}\n    port = {port} }}"
+                    for address, kind, port in kinds
+                ),
+            )
+        )
+        (at / "users").write_text(f'{USER} Cleartext-Password := "{PASSWORD}"\n')
+
+    def start(self) -> None:
+        """Start it; returns when it serves."""
+        mark = len(self.log())
+        # In the foreground, with one process: it is stopped and paused like any other child.
+        command = ["freeradius", "-f", "-d", self._folder.name, "-n", "radiusd"]
+        with inside(self.space), self._output.open("wb") as output:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+        def ready() -> bool:
+            assert self._process
+            if self._process.poll() is not None:
+                raise RuntimeError(f"FreeRADIUS ended: {self._output.read_text()}{self.log()[mark:]}")
+            return "Ready to process requests" in self.log()[mark:]
+
+        wait_for(ready, "FreeRADIUS to be ready")
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            self._process.wait(DEADLINE)
+            self._process = None
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It has its sockets and does nothing."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def log(self) -> str:
+        """All it has said."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def accepted(self) -> list[str]:
+        """The clients whose users it has let in, as it saw them, one for each time."""
+        return re.findall(r"Login OK: .*\(from client (\S+) ", self.log())
+
+    def unknown(self) -> set[str]:
+        """Who has asked and is no client."""
+        return set(re.findall(r"from unknown client (\S+)", self.log()))
+
+    def accounted(self) -> list[str]:
+        """The addresses that accounting has come from, one for each record."""
+        text = self._detail.read_text() if self._detail.exists() else ""
+        return re.findall(r"Packet-Src-IP(?:v6)?-Address = (\S+)", text)
+
+
+def _family(address: str) -> str:
+    return "ipv6addr" if ":" in address else "ipaddr"
+
+
+def _client(address: str, secret: str) -> str:
+    return f"client {address} {{ {_family(address)} = {address}\n  secret = {secret} }}"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What ``radclient`` printed for one request or for many."""
+
+    text: str
+
+    @property
+    def answers(self) -> list[tuple[str, str, int]]:
+        """Of each answer its kind, the address that it came from and its length."""
+        found = re.findall(r"Received (\S+) Id \d+ from (\S+):\d+ to \S+ length (\d+)", self.text)
+        return [(kind, source.strip("[]"), int(length)) for kind, source, length in found]
+
+    @property
+    def sent(self) -> list[int]:
+        """The length of each request, and of each repetition."""
+        return [int(length) for length in re.findall(r"Sent \S+ Id \d+ from \S+ to \S+ length (\d+)", self.text)]
+
+
+def ask(
+    vip: str, client: str, secret: str, *attributes: str, verb: str = "auth", times: int = 1, patience: float = 20
+) -> Said:
+    """
+    ``radclient`` from one of the client's addresses: ``auth``, ``acct`` or ``status``.
+
+    *times*: as many requests, one after the other from the same port. None is repeated: what has no answer after
+    *patience* seconds is lost.
+    """
+    kind = "IPv6-Address" if ":" in client else "IP-Address"
+    port = ACCT if verb == "acct" else AUTH
+    server = f"[{vip}]:{port}" if ":" in vip else f"{vip}:{port}"
+    request = "\n".join((f"Packet-Src-{kind} = {client}", *attributes)) + "\n\n"
+    # Not its -c: that ends early, and says nothing, when the clock's second turns.
+    command = ["radclient", "-x", "-r", "1", "-t", str(patience), server, verb, secret]
+    with inside(CLIENT):
+        done = subprocess.run(command, input=request * times, capture_output=True, text=True, check=False)
+    return Said(done.stdout + done.stderr)
+
+
+def login(name: str = USER, password: str = PASSWORD) -> tuple[str, ...]:
+    """The attributes of an authentication."""
+    return (f'User-Name = "{name}"', f'User-Password = "{password}"', "Message-Authenticator = 0x00")
+
+
+def record(session: str) -> tuple[str, ...]:
+    """The attributes of an accounting record."""
+    return (f'User-Name = "{USER}"', "Acct-Status-Type = Start", f'Acct-Session-Id = "{session}"')
