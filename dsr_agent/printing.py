@@ -183,7 +183,19 @@ def _said(says: Mapping[str, Any] | None) -> list[str]:
     lines += _self_test(says.get("self_test"))
     for key, times in says.get("fights", {}).items():
         lines.append(f"somebody keeps undoing {key}: {times} times within a minute")
+    lines += _checks(says.get("checks", ()))
     return lines + (drained(says["drained"]) if "drained" in says else [])
+
+
+def _checks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All of a few checks; of many, those that are not fine."""
+    shown = [row for row in rows if len(rows) <= _ON_A_SCREEN or row["up"] is not True or not row["asked"]]
+    return _some([f"VIP {row['vip']}: {row['check']} check: {_check(row)}" for row in shown])
+
+
+def _check(row: Mapping[str, Any]) -> str:
+    took = "" if row["seconds"] is None else f" in {row['seconds'] * 1000:.0f} ms"
+    return f"{row['state']}{took if row['up'] and row['asked'] else ''}"
 
 
 # --- drain ------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")  # each brings its own build of what 
 COMPILED = "pydantic-core"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Parts of what is brought along that are never imported, or not needed.
-UNUSED = ("bin", "pydantic/v1", "tornado/test", "tornado/speedups.abi3.so")
+UNUSED = ("bin", "pydantic/v1", "tornado/test", "tornado/speedups.abi3.so", "docs", "example", "pyrad/tests")
 FORMATS = ("deb", "rpm", "wheel")
 MAINTAINER = "The dsr-agent authors <maintainers@dsr-agent.example>"
 

@@ -41,6 +41,12 @@ def doubts(settings: Settings, origins: Origins) -> Iterator[str]:
             "declare a gre tunnel for IPv6"
         )
 
+    for index, check in enumerate(settings.check):
+        if not any(check.concerns(vip.address, vip.name, vip.services) for vip in settings.vip):
+            place = origins.place(("check", index), lines=False)
+            what = f'no VIP declares "{check.service}"' if check.service else "there is no VIP"
+            yield f"{place}: {what}, so nothing is checked: write it into the services of a [[vip]], or give vips here"
+
 
 def _counted(vips: list[VipSettings]) -> str:
     shown = ", ".join(

@@ -104,7 +104,7 @@ class Environment(EnvSettingsSource):
         section, key = str(path[0]), str(path[1]) if len(path) > 1 else ""
         if section not in data:
             return ""
-        if section in ("tunnel", "vip") or not isinstance(data[section], dict) or not key:
+        if section in ("tunnel", "vip", "check") or not isinstance(data[section], dict) or not key:
             return variable(section)
         if key not in data[section]:
             return ""

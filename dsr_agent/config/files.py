@@ -133,8 +133,12 @@ _INSTEAD = (
     ("Unescaped '\\' in a string", "write \\\\ for a backslash, or put the text in 'single quotes'"),
 )
 _TABLE_AGAIN = (
-    "this is there already: [agent] and [http] are written once, [[tunnel]] and [[vip]] with two brackets each time"
+    "this is there already: [agent] and [http] are written once, [[tunnel]], [[vip]] and [[check]] with two brackets "
+    "each time"
 )
+# What may follow is not for the log.
+_SECRET = re.compile(r"""(["']?(?:secret|password)\b["']?\s*[:=]?).*""", re.IGNORECASE)
+_HIDDEN = r"\1 (not shown)"
 _BARE = re.compile(r"([A-Za-z_]+)\s*=\s*([A-Za-z0-9][A-Za-z0-9.:/-]*)")
 
 
@@ -163,8 +167,8 @@ def _syntax(text: str, said: str) -> str:
         why = _TABLE_AGAIN
     if match and not match[1]:
         why = f"the file ends in the middle of this: {why}"
-    bare = _BARE.fullmatch(line)
+    bare = None if _SECRET.search(line) else _BARE.fullmatch(line)
     if bare and said.startswith(("Invalid value", "Invalid date", "Expected newline")):
         flag = bare[2].lower() in {"yes", "no", "on", "off", "true", "false"}
         why = "write true or false" if flag else f'text stands in quotes, write {bare[1]} = "{bare[2]}"'
-    return f":{number}: not valid TOML in `{shortened(line)}`: {why}"
+    return f":{number}: not valid TOML in `{shortened(_SECRET.sub(_HIDDEN, line))}`: {why}"

@@ -12,6 +12,8 @@ from pydantic_settings import InitSettingsSource
 
 from dsr_agent.config import files, refusals
 from dsr_agent.config.agreement import Refusal, disagreements
+from dsr_agent.config.check_settings import CheckSettings
+from dsr_agent.config.checks import exposed, wrong_checks
 from dsr_agent.config.desired import desired
 from dsr_agent.config.doubts import doubts
 from dsr_agent.config.environment import Environment, variable
@@ -48,7 +50,8 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Loaded:
     """
     The file at *path*, the drop-ins beside it (``X.d/*.toml`` for ``X.toml``), and ``DSR_AGENT_*`` of *environ*.
 
-    Drop-ins add tunnels and VIPs. The environment goes above the files; a list there replaces that of the files.
+    Drop-ins add tunnels, VIPs and checks. The environment goes above the files; a list there replaces that of the
+    files.
     ``DSR_AGENT_CONFIG`` is left to the caller. The same files and environment always give the same answer.
 
     :raises ConfigError: with one line for each refusal of all sources, in reading order
@@ -69,12 +72,14 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Loaded:
     raw = {**merged.data, **given}
     tunnels = settings.tunnel if settings else _readable(TunnelSettings, raw.get("tunnel"))
     vips = settings.vip if settings else _readable(VipSettings, raw.get("vip"))
+    checks = settings.check if settings else _readable(CheckSettings, raw.get("check"))
     names = None if unread or merged.wrong else _names(tunnels, raw)
     refused += disagreements(tunnels, vips, origins.place, names)
+    refused += wrong_checks(checks, vips, origins.place, complete=not unread and not merged.wrong)
     lines = [*unread, *environment.refusals, *(f"{place}: {text}" for place, text in sorted(refused, key=_order))]
     if lines or settings is None:
         raise ConfigError(tuple(lines))
-    warnings = (*_replaced(given, merged), *doubts(settings, origins))
+    warnings = (*_replaced(given, merged), *doubts(settings, origins), *exposed(settings, origins))
     return Loaded(settings, desired(settings), tuple(file.path for file in read), warnings)
 
 
@@ -117,7 +122,7 @@ def _merge(read: list[File]) -> _Merged:
                 merged.data.setdefault(section, []).extend(value)
                 merged.lists.setdefault(section, []).extend((file, index) for index in range(len(value)))
             elif file.drop_in:
-                only = f"a drop-in may only add [[tunnel]] and [[vip]]: write [{section}] in {read[0]}"
+                only = f"a drop-in may only add [[tunnel]], [[vip]] and [[check]]: write [{section}] in {read[0]}"
                 merged.wrong.append((file, (section,), only))
             elif not isinstance(value, dict):
                 merged.wrong.append((file, (section,), refusals.wrong_shape(section, value)))

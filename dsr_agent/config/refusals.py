@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from dsr_agent.config.check_settings import CheckSettings
+from dsr_agent.config.check_values import PROTOCOLS
 from dsr_agent.config.settings import (
     AgentSettings,
     GuardSettings,
@@ -26,14 +28,16 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "probe": tuple(ProbeSettings.model_fields),
     "tunnel": tuple(TunnelSettings.model_fields),
     "vip": tuple(VipSettings.model_fields),
+    "check": tuple(CheckSettings.model_fields),
 }
-LISTS = ("tunnel", "vip")
+LISTS = ("tunnel", "vip", "check")
 _MISSING = {
     ("tunnel", "encapsulation"): 'write encapsulation = "ipip" or encapsulation = "gre"',
     ("tunnel", "load_balancers"): (
         'write load_balancers = ["10.1.0.5"] with the addresses they send from, or load_balancers = "any"'
     ),
     ("vip", "address"): 'write address = "192.0.2.10"',
+    ("check", "protocol"): f"write protocol = {quoted(PROTOCOLS)}",
 }
 _EXAMPLE = {
     "agent": '{"log_level": "debug"}',
@@ -43,8 +47,9 @@ _EXAMPLE = {
     "probe": '{"rate": 20}',
     "tunnel": '[{"encapsulation": "ipip", "load_balancers": ["10.1.0.5"]}]',
     "vip": '[{"address": "192.0.2.10"}]',
+    "check": '[{"protocol": "tacacs"}]',
 }
-_BELOW = {"tunnel": 'encapsulation = "ipip"', "vip": 'address = "192.0.2.10"'}
+_BELOW = {"tunnel": 'encapsulation = "ipip"', "vip": 'address = "192.0.2.10"', "check": 'protocol = "tacacs"'}
 
 
 def heading(section: str) -> str:
@@ -116,7 +121,8 @@ def unknown_section(key: str, value: object) -> str:
 def wrong_shape(section: str, value: object, *, from_json: bool = False) -> str:
     """What to write instead of a *section* that is something else than its table, or tables."""
     if from_json:
-        return f"found {show(value)}: write JSON, e.g. {_EXAMPLE[section]}"
+        found = "something else" if section == "check" else show(value)  # there may be a secret in it
+        return f"found {found}: write JSON, e.g. {_EXAMPLE[section]}"
     if section not in LISTS:
         several = isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
         return f"found {f'[[{section}]]' if several else show(value)}: write [{section}], with its keys below it"

@@ -1,20 +1,18 @@
 """
 The file as a model: which keys there are, what they default to, and which values can stand.
 
-A file holds ``[agent]``, ``[http]``, ``[guard]``, ``[listeners]``, ``[probe]``, any number of ``[[tunnel]]`` and any
-number of ``[[vip]]``. The readers of single values are in `values`, what must agree between several entries in
-`agreement`.
+A file holds ``[agent]``, ``[http]``, ``[guard]``, ``[listeners]``, ``[probe]``, any number of ``[[tunnel]]``,
+``[[vip]]`` and ``[[check]]`` (see `check_settings`). The readers of single values are in `values`, what must agree
+between several entries in `agreement`.
 """
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     ValidationInfo,
@@ -25,40 +23,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dsr_agent.config import values
+from dsr_agent.config.check_settings import CheckSettings
+from dsr_agent.config.section import Section, Several, no_repeats, several
 from dsr_agent.config.wording import Refused, show
 
 ENV_PREFIX = "DSR_AGENT_"
 ENV_DELIMITER = "__"
-
-T = TypeVar("T")
-
-# A list of the file: lax, because strict tuples take no lists; still nothing but a list gets in.
-Several = Annotated[tuple[T, ...], Field(strict=False)]
-
-
-def _no_repeats(found: tuple[object, ...]) -> None:
-    first: dict[object, int] = {}
-    for index, item in enumerate(found):
-        if item in first:
-            text = str(item).removesuffix("/32")
-            raise Refused(f"found {show(text)} twice (entries {first[item]} and {index}): remove one of them")
-        first[item] = index
-
-
-def _several(example: str) -> WrapValidator:
-    """A list without repeats; anything else is answered with *example*."""
-
-    def read(value: object, entries: ValidatorFunctionWrapHandler) -> Any:
-        if not isinstance(value, list | tuple):
-            wrapped = (
-                f'["{value}"]' if isinstance(value, str) and value.isprintable() and 0 < len(value) < 60 else example
-            )
-            raise Refused(f"found {show(value)}: write a list: {wrapped if value else example}")
-        found = entries(value)
-        _no_repeats(found)
-        return found
-
-    return WrapValidator(read)
 
 
 def _load_balancers(value: object, entries: ValidatorFunctionWrapHandler) -> Any:
@@ -75,15 +45,11 @@ def _load_balancers(value: object, entries: ValidatorFunctionWrapHandler) -> Any
     if not value:
         raise Refused('found an empty list, which would let nobody send: list them or write load_balancers = "any"')
     found = entries(value)
-    _no_repeats(found)
+    no_repeats(found)
     return found
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class AgentSettings(_Section):
+class AgentSettings(Section):
     """``[agent]``: how this program behaves."""
 
     resync_interval: Annotated[float, BeforeValidator(values.seconds(1, 3600))] = 60.0
@@ -97,10 +63,10 @@ class AgentSettings(_Section):
     """``auto`` keeps the host from answering ARP for VIPs on segments it shares; ``ignore`` leaves it alone."""
 
 
-class HttpSettings(_Section):
+class HttpSettings(Section):
     """``[http]``: where health and metrics are served."""
 
-    listen: Annotated[Several[Annotated[str, BeforeValidator(values.listen)]], _several('["127.0.0.1:9177"]')] = (
+    listen: Annotated[Several[Annotated[str, BeforeValidator(values.listen)]], several('["127.0.0.1:9177"]')] = (
         "127.0.0.1:9177",
     )
     socket: Annotated[str, BeforeValidator(values.socket_path)] | None = None
@@ -122,7 +88,7 @@ class HttpSettings(_Section):
         return value
 
 
-class GuardSettings(_Section):
+class GuardSettings(Section):
     """``[guard]``: who gets in."""
 
     enabled: Annotated[bool, BeforeValidator(values.boolean)] = True
@@ -138,7 +104,7 @@ class GuardSettings(_Section):
     """What to do with ``tunl0`` and the like that somebody brought up: ``auto`` spares one that has an address."""
 
 
-class ListenersSettings(_Section):
+class ListenersSettings(Section):
     """``[listeners]``: how it is watched whether somebody listens for what VIPs declare."""
 
     interval: Annotated[float, BeforeValidator(values.seconds(0.5, 60))] = 1.0
@@ -149,7 +115,7 @@ class ListenersSettings(_Section):
     """And up again after so many that found one."""
 
 
-class ProbeSettings(_Section):
+class ProbeSettings(Section):
     """``[probe]``: the self-test through the tunnels."""
 
     enabled: Annotated[bool, BeforeValidator(values.boolean)] = True
@@ -165,7 +131,7 @@ class ProbeSettings(_Section):
     """So many in a row arrive before it counts as ready again."""
 
 
-class TunnelSettings(_Section):
+class TunnelSettings(Section):
     """``[[tunnel]]``: one way in."""
 
     # Read first: the default name and the refusal of key and checksum depend on it.
@@ -192,17 +158,17 @@ class TunnelSettings(_Section):
         return value
 
 
-class VipSettings(_Section):
+class VipSettings(Section):
     """``[[vip]]``: one virtual address."""
 
     address: Annotated[IPv4Address | IPv6Address, PlainValidator(values.vip_address)]
     name: Annotated[str, BeforeValidator(values.vip_name)] = Field(default_factory=lambda data: str(data["address"]))
     device: Annotated[str, BeforeValidator(values.device)] = "lo"
     tunnels: (
-        Annotated[Several[Annotated[str, BeforeValidator(values.tunnel_reference)]], _several('["dsr-ipip"]')] | None
+        Annotated[Several[Annotated[str, BeforeValidator(values.tunnel_reference)]], several('["dsr-ipip"]')] | None
     ) = None
     """The tunnels its requests come through; `None` means all, whichever there are."""
-    services: Annotated[Several[Annotated[str, BeforeValidator(values.service)]], _several('["udp/1812"]')] = ()
+    services: Annotated[Several[Annotated[str, BeforeValidator(values.service)]], several('["udp/1812"]')] = ()
 
 
 class Settings(BaseSettings):
@@ -227,6 +193,7 @@ class Settings(BaseSettings):
     probe: ProbeSettings = ProbeSettings()
     tunnel: Several[TunnelSettings] = ()
     vip: Several[VipSettings] = ()
+    check: Several[CheckSettings] = ()
 
     @classmethod
     def settings_customise_sources(

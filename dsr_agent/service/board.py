@@ -16,6 +16,7 @@ from dsr_agent.service.overview import Overview
 from dsr_agent.state.model import Ip
 from dsr_agent.state.report import Report
 from dsr_agent.truth.arrivals import Arrival
+from dsr_agent.truth.checks import ByVip
 from dsr_agent.truth.drains import Drains
 from dsr_agent.truth.listeners import Standings
 
@@ -61,6 +62,8 @@ class Board:
         """How each declared service stands, if anybody listens for it."""
         self.services_unknown = ""
         """Why that cannot be known, where it cannot."""
+        self.checks: ByVip = {}
+        """What applications answered. The loop changes it in place: who goes through it copies it first."""
         self.drains = Drains()
         """What is drained; some of it may be over."""
         self.arrivals: Mapping[Ip, Arrival] = {}

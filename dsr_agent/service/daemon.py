@@ -20,6 +20,9 @@ from dsr_agent.kernel.probe import Prober
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
 from dsr_agent.service import arrivals, other_firewalls
 from dsr_agent.service.board import Board, sentence
+from dsr_agent.service.checks import memory
+from dsr_agent.service.checks.memory import Memory
+from dsr_agent.service.checks.schedule import Checks
 from dsr_agent.service.clock import SteadyClock
 from dsr_agent.service.drain_keeper import DrainKeeper, place
 from dsr_agent.service.journal import Kind, carrying
@@ -57,6 +60,7 @@ class Daemon:
         self._narrator = Narrator(loaded.desired)
         self._keeper = DrainKeeper(self._board, place(os.environ))
         self._listeners = Listeners(self._board, _beat(loaded))
+        self._checks = Checks(self._board, loaded.settings.check, Memory(memory.place(os.environ)))
         self._web: Web | None = None
         self._aside: asyncio.Task[None] | None = None
         self._self_test = SelfTest(self._board, loaded.settings.probe, SteadyClock(), Prober)
@@ -94,6 +98,7 @@ class Daemon:
         self._board.add(report)
         if report.cause is Cause.RELOAD or report.outcomes:
             self._listeners.soon.set()
+            self._checks.changed.set()
         if report.cause in (Cause.START, Cause.RELOAD):
             self._notifier.ready(self._sentence())
         else:
@@ -112,6 +117,7 @@ class Daemon:
         try:
             # Before anybody can ask, so that a restart says nothing else than was said before it.
             await asyncio.to_thread(self._keeper.load)
+            await self._checks.load()
             await self._listeners.look()
             self._web = await asyncio.to_thread(self._make_web)
         except Exception:  # no socket, no memory, a broken installation: health is not worth the data plane
@@ -119,6 +125,7 @@ class Daemon:
         await asyncio.gather(
             _kept_up("other firewalls", lambda: other_firewalls.watch(self._board, self._host)),
             _kept_up("listeners", self._listeners.watch),
+            _kept_up("applications", self._checks.watch),
             _kept_up("the self-test", self._self_test.run),
             _kept_up("drains", self._keeper.watch),
             _kept_up("arrivals", lambda: arrivals.watch(self._board, self._keeper.changed)),
@@ -147,6 +154,7 @@ class Daemon:
         log.setLevel(fresh.settings.agent.log_level.upper())
         self._loaded = fresh
         self._listeners.beat = _beat(fresh)
+        self._checks.wanted = fresh.settings.check
         self._board.file_good()
         self._narrator.reload(fresh.desired)
         self._reconciler.reload(fresh.desired, self._rhythm(fresh))

@@ -122,7 +122,7 @@ class DrainKeeper:
                 self._loop.call_soon_threadsafe(self._changed.set)
                 self._loop.call_soon_threadsafe(self.changed.set)
         try:
-            _write(self._path, text_of(drains))
+            write_whole(self._path, text_of(drains))
         except OSError as error:
             why = f"{self._path}: {error.strerror}"
             log.warning("this will not outlive the agent, because it cannot be kept: %s", why, extra=_WARNED)
@@ -133,7 +133,7 @@ class DrainKeeper:
 _WARNED = carrying(Kind.WARNED)
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """All of it or none, whatever happens meanwhile."""
     path.parent.mkdir(mode=0o755, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")

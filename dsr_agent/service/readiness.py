@@ -1,7 +1,8 @@
 """
 Why a VIP is not ready to be sent requests.
 
-It is not as the file says, the self-test does not reach it, nobody listens, or it is drained. Pure.
+It is not as the file says, the self-test does not reach it, nobody listens, the application does not answer, or it is
+drained. Pure.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dsr_agent.service.ledger import Probes
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
 from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, LinkKey, Vip
+from dsr_agent.truth.checks import ByVip
 from dsr_agent.truth.drains import Drains
 from dsr_agent.truth.listeners import Standings, services_of
 
@@ -22,8 +24,9 @@ class Readiness:
     """
     One look at everything, asked VIP by VIP.
 
-    *probes* are what the self-test found, *services* how the declared services stand, *drains* what is drained at
-    *now*. What tunnels lack is worked out once, by *status*, and only if anything is lacking: there may be 10,000 VIPs.
+    *probes* are what the self-test found, *services* how the declared services stand, *checks* what applications
+    answered, *drains* what is drained at *now*. What tunnels lack is worked out once, by *status*, and only if anything
+    is lacking: there may be 10,000 VIPs.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Readiness:
         drains: Drains,
         now: float,
         status: Callable[[], Status],
+        checks: ByVip,
     ) -> None:
         self._overview = overview
         self._probes = probes
@@ -42,6 +46,7 @@ class Readiness:
         self._drains = drains
         self._now = now
         self._status = status
+        self._checks = checks
         self._tunnels: dict[str, tuple[str, ...]] = {}
 
     def everything(self) -> list[str]:
@@ -58,7 +63,9 @@ class Readiness:
         where = self._overview.desired.key_of_ip
         fallen = [where[ip] for ip in self._probes.fallen.copy() if ip in where]
         found += [f"{key}: {reason}" for key in fallen for reason in self._probes.reasons(key.ip)]
-        return found + [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
+        found += [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
+        asked = [where[ip] for ip in self._checks.copy() if ip in where]
+        return found + [f"{key}: {why}" for key in asked for why in self._of_checks(key)]
 
     def of(self, key: AddressKey, vip: Vip) -> list[str]:
         """Why this VIP is not ready; empty if it is."""
@@ -66,13 +73,16 @@ class Readiness:
         if key not in self._overview.observed.addresses and not found:
             found = [f"{key}: it is missing"]
         drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        tested = self._probes.reasons(key.ip)
-        return drained + found + [f"{key}: {why}" for why in (*tested, *self._of_services(key, vip))]
+        seen = (*self._probes.reasons(key.ip), *self._of_services(key, vip), *self._of_checks(key))
+        return drained + found + [f"{key}: {why}" for why in seen]
 
     def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[str]:
         for service in services_of(key, vip):
             if (standing := self._services.get(service)) and standing.why_not:
                 yield standing.why_not
+
+    def _of_checks(self, key: AddressKey) -> list[str]:
+        return [why for name, of in self._checks.get(key.ip, {}).items() if (why := of.why_not(name))]
 
     def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[str]:
         """What is not as the file says, of all that this VIP needs."""

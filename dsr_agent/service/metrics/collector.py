@@ -94,6 +94,7 @@ class _Collector(Collector):
         wanted = self._sources.wanted(overview)
         yield from self._state(overview)
         yield from self._readiness(overview)
+        yield from self._checks()
         yield from self._tunnels(overview, wanted)
         yield from self._guard(overview)
         yield from self._probes()
@@ -122,6 +123,14 @@ class _Collector(Collector):
         yield _gauge("dsr_service_listening", listening)
         drained = [((str(key.ip),), drains.of(key.ip, now) is not None) for key in overview.desired.vips]
         yield _gauge("dsr_vip_drained", drained)
+
+    def _checks(self) -> Iterator[Metric]:
+        checks = [((str(ip), name), of) for ip, by in self._board.checks.copy().items() for name, of in by.items()]
+        yield _gauge("dsr_check_up", [(labels, of.up) for labels, of in checks if of.up is not None])
+        took = [(labels, of.seconds) for labels, of in checks if of.seconds is not None]
+        yield _gauge("dsr_check_duration_seconds", took)
+        failed = [((*labels, str(why)), count) for labels, of in checks for why, count in of.failures.items()]
+        yield _counter("dsr_check_failures_total", failed)
 
     def _tunnels(self, overview: Overview, wanted: Wanted) -> Iterator[Metric]:
         desired, links = overview.desired, overview.observed.links

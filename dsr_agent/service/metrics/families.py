@@ -35,6 +35,12 @@ GAUGES = _of(
         ("dsr_vip_ready", "vip", "Whether /readyz/VIP says that the VIP is ready."),
         ("dsr_vip_drained", "vip", "Whether somebody has drained the VIP."),
         ("dsr_service_listening", "vip service", "Whether somebody listens for a service that the VIP declares."),
+        (
+            "dsr_check_up",
+            "vip check",
+            "Whether the application answers (1), or has not [[check]] fall times in a row (0).",
+        ),
+        ("dsr_check_duration_seconds", "vip check", "How long the last answer took, if it was a good one."),
         ("dsr_probe_running", "", "Whether there is a self-test (1), or the file or the host has none (0)."),
         (
             "dsr_probe_success",
@@ -90,6 +96,12 @@ COUNTERS = _of(
         ("dsr_guard_dropped_bytes_total", "reason", "Bytes of them."),
         ("dsr_vip_received_packets_total", "vip", "Packets that came to the VIP out of tunnels."),
         ("dsr_vip_received_bytes_total", "vip", "Bytes of them, with their own IP header."),
+        (
+            "dsr_check_failures_total",
+            "vip check reason",
+            "Questions without a good answer: timeout, refused, wrong_source (not the VIP), bad_answer, rejected, tls, "
+            "status (of HTTP), command (exit code), error (could not be asked).",
+        ),
         ("dsr_probe_sent_packets_total", "", "Packets of the self-test that were sent. They count nowhere else."),
         ("dsr_probe_lost_packets_total", "", "Those of them that did not arrive in time by their tunnel's link."),
         ("dsr_drift_total", "object", "Things found to be other than the file says, though they had been."),

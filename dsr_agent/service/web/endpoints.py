@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from dsr_agent import __version__
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
+from dsr_agent.service.check_rows import check_rows
 from dsr_agent.service.drain_rows import drained_json
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.readiness import Readiness
@@ -113,6 +114,7 @@ class Endpoints:
             services=board.services,
             drains=board.drains,
             now=board.wall(),
+            checks=board.checks,
             status=lambda: self.status_of(overview),
         )
 
@@ -158,6 +160,7 @@ class Endpoints:
             "fights": {str(key): times for key, times in overview.fights.items()},
             "foreign_drops": list(board.foreign_drops),
             "not_ready": {str(ip): why for ip, why in self._reasons(overview) if why},
+            "checks": check_rows(board.checks),
             "drained": drained_json(board),
             "self_test": self._self_test(),
         }

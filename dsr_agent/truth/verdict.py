@@ -1,0 +1,54 @@
+"""When something counts as fallen: after so many results in a row, never after one that was lost. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
+
+
+class Result(Protocol):
+    """What one try came to."""
+
+    @property
+    def good(self) -> bool | None:
+        """Whether it speaks for or against; None if it says nothing."""
+
+
+R = TypeVar("R", bound=Result)
+
+
+class Standing(Enum):
+    """How it stands."""
+
+    UNTRIED = None
+    UP = True
+    FALLEN = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Generic[R]):
+    """*standing*, the *last* result that said something, and how many in a row spoke against the standing."""
+
+    standing: Standing = Standing.UNTRIED
+    last: R | None = None
+    against: int = 0
+
+    def after(self, result: R, fall: int, rise: int) -> Verdict[R]:
+        """The verdict once *result* is known. The first good one is enough for what was never tried."""
+        good = result.good
+        if good is None:
+            return self
+        if self.standing.value is good:
+            return replace(self, last=result, against=0)
+        against = self.against + 1 if self.last is not None and self.last.good is good else 1
+        if self.standing is Standing.UNTRIED and good:
+            return Verdict(Standing.UP, result)
+        if against >= (rise if good else fall):
+            return Verdict(Standing.UP if good else Standing.FALLEN, result)
+        return replace(self, last=result, against=against)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the next result may change the standing soon: worth asking again before long."""
+        return self.against > 0
