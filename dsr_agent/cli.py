@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsr_agent import __version__, printing
+from dsr_agent import __version__, printing, printing_doctor
 from dsr_agent.config import Loaded, load
 from dsr_agent.kernel.host import Host
 from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
@@ -32,11 +32,13 @@ from dsr_agent.service.status import Status
 from dsr_agent.service.subjects import find_vip
 from dsr_agent.service.web.sockets import default_socket
 from dsr_agent.state.errors import ConfigError, DsrError
-from dsr_agent.state.model import EVERYTHING
+from dsr_agent.state.model import EVERYTHING, AddressKey
 
 DEFAULT_CONFIG = "/etc/dsr-agent.toml"
 
 FINE, NOT_IN_SYNC, UNUSABLE = 0, 1, 2
+
+_LONGEST_LOOK = 600
 
 _VERBS: dict[str, tuple[str, str]] = {
     "run": ("keep this host as the file says, until stopped", "Tunnels and VIPs stay when it stops."),
@@ -52,6 +54,10 @@ _VERBS: dict[str, tuple[str, str]] = {
     "probe": (
         "send a packet through each tunnel to each VIP, and say what became of it",
         "Exit code 1 if any did not arrive. Nothing is sent where no tunnel would take it.",
+    ),
+    "doctor": (
+        "walk the packet's way, and say what is wrong where, why, and what mends it",
+        "Exit code 1 if a request would not be answered. Works with and without a running agent; changes nothing.",
     ),
     "teardown": ("remove everything that is marked ours, and nothing else", "The file is not needed."),
 }
@@ -96,11 +102,14 @@ def parser() -> argparse.ArgumentParser:
     for verb, (what, more) in _VERBS.items():
         about = f"{what[0].upper()}{what[1:]}. {more}"
         added = verbs.add_parser(verb, parents=[common], help=what, description=about)
-        if verb in ("drain", "undrain", "probe"):
+        if verb in ("drain", "undrain", "probe", "doctor"):
             added.add_argument("vips", metavar="VIP", nargs="*", help="an address or name of the file (default: all)")
         if verb == "drain":
             end = "when it ends by itself: 10m, 1h30m, 90s (default: with undrain)"
             added.add_argument("--for", dest="seconds", metavar="TIME", type=_span, help=end)
+        if verb == "doctor":
+            long = "how long to look at what arrives (default: 3)"
+            added.add_argument("--seconds", metavar="N", type=_seconds, default=3.0, help=long)
     return made
 
 
@@ -112,6 +121,13 @@ def _span(text: str) -> float:
     if not 0 < seconds <= LONGEST:
         raise argparse.ArgumentTypeError(f"found {text!r}: write a time such as 10m, 1h30m or 90s")
     return float(seconds)
+
+
+def _seconds(text: str) -> float:
+    """How long the doctor looks."""
+    if not re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII) or not 0 < float(text) <= _LONGEST_LOOK:
+        raise argparse.ArgumentTypeError(f"found {text!r}: write a number of seconds up to {_LONGEST_LOOK}")
+    return float(text)
 
 
 # --- the verbs ------------------------------------------------------------------------------------------------------
@@ -217,17 +233,30 @@ def _change(arguments: argparse.Namespace, asked: Mapping[str, Any]) -> int:
 
 async def _probe(arguments: argparse.Namespace) -> int:
     loaded = _loader(arguments)()
-    named = [find_vip(loaded.desired, name) for name in arguments.vips]
-    if None in named:
-        _fail(arguments, f"no VIP of that name or address: {arguments.vips[named.index(None)]}")
-        return UNUSABLE
+    named = _named(arguments, loaded)
     async with Host() as host:
         _, observed = await plan_now(host, loaded.desired)
-    found = await selftest.once(loaded, observed, [key.ip for key in named if key])
+    found = await selftest.once(loaded, observed, [key.ip for key in named])
     if arguments.json:
         _print_json(printing.probed_json(found))
     else:
         print(printing.probed(found))
+    return FINE if found.fine else NOT_IN_SYNC
+
+
+async def _doctor(arguments: argparse.Namespace) -> int:
+    from dsr_agent.service import doctor  # noqa: PLC0415  all that it looks at is for this verb only
+    from dsr_agent.truth.doctor.walk import diagnose  # noqa: PLC0415
+
+    loaded = _loader(arguments)()
+    named = _named(arguments, loaded) or list(loaded.desired.vips)
+    async with Host() as host:
+        todo, observed = await plan_now(host, loaded.desired)
+    found = diagnose(await doctor.examine(loaded, todo, observed, named, arguments.seconds))
+    if arguments.json:
+        _print_json(printing_doctor.diagnosed_json(found))
+    else:
+        print(printing_doctor.diagnosed(found))
     return FINE if found.fine else NOT_IN_SYNC
 
 
@@ -254,6 +283,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "drain": _drain,
     "undrain": _undrain,
     "probe": _probe,
+    "doctor": _doctor,
     "teardown": _teardown,
 }
 
@@ -264,6 +294,16 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
 def _loader(arguments: argparse.Namespace) -> Callable[[], Loaded]:
     """Reads the file that the arguments name."""
     return lambda: load(arguments.config, environ=os.environ)
+
+
+def _named(arguments: argparse.Namespace, loaded: Loaded) -> list[AddressKey]:
+    """The VIPs that the arguments name, each once. Raises `ConfigError` for one that the file has not."""
+    found: dict[AddressKey, None] = {}
+    for name in arguments.vips:
+        if (key := find_vip(loaded.desired, name)) is None:
+            raise ConfigError((f"no VIP of that name or address: {name}",))
+        found[key] = None
+    return list(found)
 
 
 def _refuse_status(

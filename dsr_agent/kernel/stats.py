@@ -97,3 +97,16 @@ def protocols(root: Path) -> dict[tuple[str, str], int]:
                 if number.isdecimal():
                     found[protocol, name] = int(number)
     return found
+
+
+def everything(root: Path) -> dict[str, int]:
+    """The same by their names in one word (``TcpExtIPReversePathFilter``), and those of IPv6 (``Ip6InDiscards``)."""
+    found = {f"{protocol}{name}": value for (protocol, name), value in protocols(root).items()}
+    try:
+        lines = (root / "proc/net/snmp6").read_text("ascii", "replace").splitlines()
+    except OSError:
+        return found
+    for name, value in (line.split() for line in lines if len(line.split()) == 2):
+        if value.isdecimal():
+            found[name] = int(value)
+    return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -33,20 +33,26 @@ _BY_POLICY, _BY_RULE = 1, 3
 _VERDICT_CODE, _NF_DROP = 1, 0
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}
 
-# Marked just before the guard looks, so that its own verdict is told first: what it refuses is its own business.
-# Owned, so that the kernel takes it away should this process die meanwhile.
-_MARKING = f"""
+# Where packets are marked. Just before the guard looks, its own verdict is told first: what it refuses is its business.
+_BEFORE_THE_GUARD, _BEFORE_ALL = -311, -10_000
+
+
+def _marking(priority: int) -> str:
+    """Owned, so that the kernel takes it away should this process die meanwhile."""
+    return f"""
 add table {FAMILY} {_TABLE}
 delete table {FAMILY} {_TABLE}
 table {FAMILY} {_TABLE} {{
     flags owner;
     chain marking {{
-        type filter hook prerouting priority -311; policy accept;
+        type filter hook prerouting priority {priority}; policy accept;
         meta iifgroup {LINK_GROUP} limit rate 20/second burst 20 packets meta nftrace set 1
         meta l4proto {{ 4, 41, 47 }} limit rate 20/second burst 20 packets meta nftrace set 1
     }}
 }}
 """
+
+
 _UNMARKING = f"delete table {FAMILY} {_TABLE}"
 
 
@@ -59,9 +65,16 @@ class ForeignDrop:
     chain: str
     how: str
     packet: str
+    source: str = ""
+    target: str = ""
+
+    @property
+    def where(self) -> str:
+        """Chain and rule, the packet left away."""
+        return f"chain {self.chain} of table {self.family} {self.table} ({self.how})"
 
     def __str__(self) -> str:
-        return f"chain {self.chain} of table {self.family} {self.table} ({self.how}) drops {self.packet}"
+        return f"{self.where} drops {self.packet}"
 
 
 def foreign_chains() -> bool:
@@ -78,19 +91,23 @@ def _may_drop(chain: dict[str, Any]) -> bool:
     return chain.get("hook") in ("prerouting", "input", "ingress") and not chain["table"].startswith(NAME)
 
 
-def foreign_drops(seconds: float) -> tuple[int, list[ForeignDrop]]:
+def foreign_drops(
+    seconds: float, *, early: bool = False, started: Callable[[], object] = lambda: None
+) -> tuple[int, list[ForeignDrop]]:
     """
     Watch for at most *seconds*: how many packets were seen that the guard had let in, and who dropped some of them.
 
-    Ends early when enough was seen. Blocks; raises `OSError` where nothing can be traced.
+    *early*: also who dropped some before the guard was asked, of strangers, too. *started* is called once packets
+    are followed. Ends early when enough was seen. Blocks; raises `OSError` where nothing can be traced.
     """
     nftables = Nftables()
     listening = Monitor(_RECEIVE_BUFFER, _NETLINK_NETFILTER, (_NFNLGRP_NFTRACE,))
     try:
-        _, complaint = nftables.run(_MARKING)
+        _, complaint = nftables.run(_marking(_BEFORE_ALL if early else _BEFORE_THE_GUARD))
         if complaint:
             raise OSError(complaint)
-        reader = _Reader()
+        started()
+        reader = _Reader(early)
         until = time.monotonic() + seconds
         while reader.seen < _ENOUGH and (left := until - time.monotonic()) > 0:
             select.select([listening], [], [], left)
@@ -108,7 +125,8 @@ _ENOUGH = 20
 class _Reader:
     """Puts together what is told of each packet."""
 
-    def __init__(self) -> None:
+    def __init__(self, early: bool = False) -> None:
+        self._early = early
         self._packets: dict[bytes, str] = {}
         self._ours: set[bytes] = set()
         self.drops: dict[ForeignDrop, None] = {}
@@ -134,12 +152,15 @@ class _Reader:
                 self._ours.add(trace)
             return
         # The same packet is told under one number as it arrives and under another as it comes out of the tunnel.
-        if dropped and trace in self._ours and table != _TABLE:
+        if dropped and (self._early or trace in self._ours) and table != _TABLE:
             by_policy = int.from_bytes(told[_TYPE], "big") == _BY_POLICY
             handle = int.from_bytes(told.get(_RULE, b""), "big")
             how = "its policy" if by_policy else f"the rule with handle {handle}"
             packet = self._packets.get(trace, "packets")
-            self.drops[ForeignDrop(_FAMILIES.get(family, "?"), table, _text(told.get(_CHAIN)), how, packet)] = None
+            _, _, addresses = packet.partition(" from ")
+            source, _, target = addresses.partition(" to ")
+            name = _FAMILIES.get(family, "?")
+            self.drops[ForeignDrop(name, table, _text(told.get(_CHAIN)), how, packet, source, target)] = None
 
 
 def _dropped(told: dict[int, bytes]) -> bool:

@@ -65,7 +65,7 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     assert desired.guard is not None
     entrances = (*_entrances(wanted, observed), *_going(wanted, observed))
     links = tuple(_links(wanted))
-    return _table(_ById(desired), entrances, links, wanted.own, tuple(_mss(desired, wanted, observed)))
+    return _table(_ById(desired), entrances, links, wanted.own, tuple(told_mss(desired, wanted, observed)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +170,7 @@ def _senders(tunnel: str, there: Table) -> Iterator[Network]:
             yield IPv4Network((json.loads(element), prefixlen))
 
 
-def _mss(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[tuple[int, int]]:
+def told_mss(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[tuple[int, int]]:
     """
     The largest TCP segment by IP version: what is left of a packet when its balancer has wrapped it.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dsr_agent.config import Loaded
@@ -11,7 +12,10 @@ from dsr_agent.reconcile.resolve import Wanted, resolve
 from dsr_agent.state.model import Desired, Ip, Observed
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.truth.probe import Pair, Way, clients, pairs, shot, tunnels_of
-from dsr_agent.truth.trial import trial
+from dsr_agent.truth.trial import Fire, trial
+
+# Each of these takes a whole timeout when it gets lost again.
+_AGAIN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,28 @@ def taken(desired: Desired, observed: Observed) -> set[Ip]:
 
 async def once(loaded: Loaded, observed: Observed, named: Collection[Ip]) -> Trial:
     """Try every VIP of the file, or those *named*, by each of its tunnels. Raises `NotPermitted`."""
+    with _aiming(loaded, observed) as (there, fire):
+        sights = await trial(pairs(loaded.desired, there, named), fire, loaded.settings.probe.fall)
+    return Trial(sights, tuple(_untried(loaded.desired, there, named)))
+
+
+async def with_care(loaded: Loaded, observed: Observed, named: Collection[Ip]) -> Mapping[Pair, Sight]:
+    """
+    The same for the doctor: what got lost is sent again by itself, so that what counts more meanwhile is its own.
+
+    Only some of many; what is lost for one of them is so for all. Raises `NotPermitted`.
+    """
+    with _aiming(loaded, observed) as (there, fire):
+        sights = dict(await trial(pairs(loaded.desired, there, named), fire, 1))
+        lost = [pair for pair, sight in sights.items() if sight.what is Seen.LOST]
+        by_tunnel = {pair.tunnel: pair for pair in reversed(lost)}
+        chosen = list(dict.fromkeys([*by_tunnel.values(), *lost]))[:_AGAIN]
+        return {**sights, **await trial(chosen, fire, 1, at_once=1)}
+
+
+@contextmanager
+def _aiming(loaded: Loaded, observed: Observed) -> Iterator[tuple[Mapping[str, Way], Fire]]:
+    """The tunnels that there are, and what sends one packet."""
     desired, probe = loaded.desired, loaded.settings.probe
     there = ways(resolve(desired, observed))
     who = clients(taken(desired, observed))
@@ -55,10 +81,9 @@ async def once(loaded: Loaded, observed: Observed, named: Collection[Ip]) -> Tri
         return await prober.fire(shot(pair, there[pair.tunnel], client), probe.timeout, evidence=True)
 
     try:
-        sights = await trial(pairs(desired, there, named), fire, probe.fall)
+        yield there, fire
     finally:
         prober.close()
-    return Trial(sights, tuple(_untried(desired, there, named)))
 
 
 def _untried(desired: Desired, there: Mapping[str, Way], named: Collection[Ip]) -> list[tuple[Ip, str, str]]:

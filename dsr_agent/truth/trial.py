@@ -14,11 +14,12 @@ Fire = Callable[[Pair], Awaitable[Sight]]
 _AT_ONCE = 64
 
 
-async def trial(pairs: Iterable[Pair], fire: Fire, tries: int) -> Mapping[Pair, Sight]:
+async def trial(pairs: Iterable[Pair], fire: Fire, tries: int, at_once: int = _AT_ONCE) -> Mapping[Pair, Sight]:
     """
     Each pair's last result, in the order of *pairs*.
 
     What gets lost is sent again, up to *tries* times in all; one lost packet says nothing.
+    What counts more while one of several is under way may be another one's: *at_once* says how many that are.
     """
     waiting = iter(pairs)
     results: dict[Pair, Sight] = {}
@@ -32,6 +33,6 @@ async def trial(pairs: Iterable[Pair], fire: Fire, tries: int) -> Mapping[Pair, 
                     break
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(_AT_ONCE):
+        for _ in range(at_once):
             group.create_task(work())
     return results

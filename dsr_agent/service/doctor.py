@@ -1,0 +1,198 @@
+"""
+Gathers what the doctor goes by: two looks at all counters, and between them the self-test and what arrives.
+
+Nothing of this host is changed, but that for some seconds packets are followed through its firewalls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from dsr_agent.config import Loaded
+from dsr_agent.guard.counters import counted
+from dsr_agent.kernel import policy, stats
+from dsr_agent.kernel.capture import Capture, Captured
+from dsr_agent.kernel.firewall import Firewall
+from dsr_agent.kernel.namespaces import Elsewhere, listening
+from dsr_agent.kernel.netlink import Channel
+from dsr_agent.kernel.sysctl_files import settings_of
+from dsr_agent.kernel.trace import ForeignDrop, foreign_chains, foreign_drops
+from dsr_agent.reconcile.protection import told_mss
+from dsr_agent.reconcile.resolve import Wanted, resolve
+from dsr_agent.service import selftest
+from dsr_agent.service.instance import running
+from dsr_agent.service.listeners import look_once
+from dsr_agent.service.web import client
+from dsr_agent.service.web.sockets import default_socket
+from dsr_agent.state.actions import Plan
+from dsr_agent.state.errors import DsrError, NotPermitted
+from dsr_agent.state.model import AddressKey, Desired, Ip, Observed
+from dsr_agent.state.probe import Sight
+from dsr_agent.truth.doctor.evidence import Counters, Evidence, Word
+from dsr_agent.truth.listeners import Verdict
+from dsr_agent.truth.probe import Pair, clients
+
+_TRIED = 64  # VIPs; of 10,000 behind the same tunnels, these say it for the others
+_ASKED_ABOUT = 3  # clients of each VIP
+_ROOT = Path("/")
+
+
+async def examine(
+    loaded: Loaded, todo: Plan, observed: Observed, named: Collection[AddressKey], seconds: float
+) -> Evidence:
+    """Look for *seconds* (and for as long as the self-test takes) at what concerns the VIPs *named*."""
+    desired = loaded.desired
+    wanted = resolve(desired, observed)
+    evidence = Evidence(
+        desired,
+        observed,
+        todo,
+        ways=selftest.ways(wanted),
+        named=tuple(named),
+        listening=look_once(desired, observed),
+        agent=await asyncio.to_thread(_agent, loaded),
+    )
+    links = [way.link.name for way in evidence.ways.values()]
+    with contextlib.closing(Channel()) as channel:
+        before = _counters(channel, links, observed)
+        begun = time.monotonic()
+        evidence = await _look_on(loaded, evidence, seconds)
+        after = _counters(channel, links, observed)
+        evidence = replace(evidence, before=before, after=after, seconds=time.monotonic() - begun)
+        evidence = _asked(channel, evidence)
+    return replace(
+        evidence,
+        told_mss=dict(told_mss(desired, wanted, observed)) if _tells(desired, wanted) else {},
+        elsewhere=await asyncio.to_thread(_elsewhere, evidence),
+        sysctl_files={path: settings_of(_ROOT, path) for path in _reverse_paths(links)},
+    )
+
+
+def _tells(desired: Desired, wanted: Wanted) -> bool:
+    return desired.guard is not None and bool(wanted.carried or wanted.waiting)
+
+
+def _reverse_paths(links: Iterable[str]) -> list[str]:
+    return [f"net/ipv4/conf/{link}/rp_filter" for link in links]
+
+
+def _agent(loaded: Loaded) -> Word:
+    """The running agent's word; its socket is for root and for its own user and group."""
+    pid = running()
+    says = client.status(loaded.settings.http.socket or default_socket(os.environ), pid)
+    return Word(pid, says, may_ask=os.geteuid() == 0)
+
+
+def _counters(channel: Channel, links: Iterable[str], observed: Observed) -> Counters:
+    received = {name: each.received for name, each in stats.read(channel, links).items()}
+    guard = None
+    if observed.guard.table is not None:
+        with contextlib.closing(Firewall(listen=False)) as firewall:
+            listing = firewall.listing()
+        guard = None if listing is None else counted(listing)
+    return Counters(stats.everything(_ROOT), received, guard)
+
+
+# --- what happens meanwhile -------------------------------------------------------------------------------------------
+
+
+async def _look_on(loaded: Loaded, evidence: Evidence, seconds: float) -> Evidence:
+    """Look at what arrives and who drops it, while the self-test is under way."""
+    senders = [network for tunnel in evidence.tunnels for network in tunnel.load_balancers]
+    services = [service for vip in evidence.vips for service in vip.services]
+    ports = {int(service.partition("/")[2]) for service in services if service.startswith("udp/")}
+    until = time.monotonic() + seconds
+    captured: asyncio.Task[Captured] | None = None
+    uncaptured = ""
+    try:
+        capture = Capture(senders, ports)
+    except DsrError as error:
+        uncaptured = str(error)
+    else:
+        captured = asyncio.create_task(asyncio.to_thread(capture.watch, until))
+    following = asyncio.Event()
+    drops = asyncio.create_task(_drops(evidence.observed, seconds, following))
+    await following.wait()
+    sights, untested = await _tested(loaded, evidence)
+    if captured:
+        found: Captured | None = await captured
+        capture.close()
+    else:
+        found = None
+        await asyncio.sleep(max(until - time.monotonic(), 0))
+    return replace(evidence, sights=sights, untested=untested, captured=found, uncaptured=uncaptured, drops=await drops)
+
+
+async def _tested(loaded: Loaded, evidence: Evidence) -> tuple[Mapping[Pair, Sight], str]:
+    """The self-test of some VIPs, and why there is none."""
+    keys = evidence.named
+    some = keys if len(keys) <= _TRIED else [keys[len(keys) * place // _TRIED] for place in range(_TRIED)]
+    if not some:
+        return {}, "there is no VIP"
+    try:
+        return await selftest.with_care(loaded, evidence.observed, [key.ip for key in some]), ""
+    except NotPermitted as error:
+        return {}, str(error)
+
+
+async def _drops(observed: Observed, seconds: float, following: asyncio.Event) -> tuple[ForeignDrop, ...] | None:
+    """What other firewalls drop; None where it cannot be seen. *following* is set once packets may be sent."""
+    loop = asyncio.get_running_loop()
+
+    def started() -> None:
+        loop.call_soon_threadsafe(following.set)
+
+    try:
+        if observed.guard.unavailable:
+            return None
+        if not await asyncio.to_thread(foreign_chains):
+            return ()
+        _, drops = await asyncio.to_thread(foreign_drops, seconds, early=True, started=started)
+    except OSError:
+        return None
+    finally:
+        following.set()
+    return tuple(drops)
+
+
+# --- what is asked afterwards -----------------------------------------------------------------------------------------
+
+
+def _asked(channel: Channel, evidence: Evidence) -> Evidence:
+    """Which way answers would go: to the clients that were seen, or else to where the self-test said it was from."""
+    ways: dict[Ip, dict[Ip, policy.Way]] = {}
+    ordinary: dict[Ip, policy.Way] = {}
+    someone = clients(selftest.taken(evidence.desired, evidence.observed))
+    for vip in evidence.vips:
+        seen = {packet.inner.source: None for packet in evidence.sent_to.get(vip.ip, ()) if packet.inner}
+        asked = list(seen)[:_ASKED_ABOUT] or [ip for ip in [someone.get(vip.ip.version)] if ip]
+        for ip in asked:
+            ways.setdefault(vip.ip, {})[ip] = policy.way(channel, vip.ip, ip)
+            if ip not in ordinary:
+                ordinary[ip] = policy.way(channel, None, ip)
+    balancers = [
+        network.network_address
+        for tunnel in evidence.tunnels
+        for network in tunnel.load_balancers
+        if network.prefixlen == 32 and isinstance(network.network_address, IPv4Address)
+    ]
+    return replace(
+        evidence,
+        answers=ways,
+        ordinary=ordinary,
+        to_balancers={ip: policy.way(channel, None, ip) for ip in balancers},
+        rules=policy.rules(channel),
+        masters=policy.masters(channel),
+    )
+
+
+def _elsewhere(evidence: Evidence) -> Mapping[str, Elsewhere]:
+    lacking = {service.name for service, found in evidence.listening.items() if found.verdict is Verdict.NOBODY}
+    return listening(lacking, _ROOT) if lacking else {}

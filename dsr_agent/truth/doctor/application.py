@@ -1,0 +1,118 @@
+"""Who answers for the VIP, and from which address. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsr_agent.kernel.capture import Leaving
+from dsr_agent.state.model import Ip, Vip
+from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
+from dsr_agent.truth.doctor.evidence import Evidence
+from dsr_agent.truth.listeners import Finding as Listening
+from dsr_agent.truth.listeners import Verdict, services_of
+
+_REFUSED = ("UdpNoPorts", "Udp6NoPorts", "TcpOutRsts")
+
+
+def listener(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
+    """Whether somebody listens for what the VIP declares, where its requests come."""
+    found = [evidence.listening.get(service) for service in services_of(vip.key, vip)]
+    if not vip.services:
+        yield skipped(Stage.LISTENER, "the file declares no services of it", vip=vip.ip)
+        return
+    if None in found:
+        yield unknown(Stage.LISTENER, "the kernel does not tell who listens", vip=vip.ip)
+        return
+    known = [each for each in found if each is not None]
+    down = [each for each in known if not each.listening]
+    for each in down:
+        yield _down(vip, each, evidence)
+    if not down:
+        yield ok(Stage.LISTENER, "; ".join(f"{each.service} {_at(each)}" for each in known), vip=vip.ip)
+
+
+def _at(each: Listening) -> str:
+    return "is bound to the VIP" if each.verdict is Verdict.BOUND else f"is bound to every address ({each.at[0]})"
+
+
+def _down(vip: Vip, each: Listening, evidence: Evidence) -> Finding:
+    told, moved = Told(Stage.LISTENER, vip=vip.ip), evidence.moved(*_REFUSED)
+    port = each.service.partition("/")[2]
+    if each.verdict is Verdict.ELSEWHERE:
+        remedy = f"have it listen on {vip.ip} port {port}"
+        return told.fault(Cause.LISTENING_ELSEWHERE, f"{each.service}: {each}", remedy, *moved)
+    if other := evidence.elsewhere.get(each.service):
+        saw = f"{each.service}: nobody listens here; in another network namespace somebody does, beside {other.process}"
+        remedy = "run it in this network namespace (a container: with the host's network)"
+        return told.fault(Cause.SERVICE_OTHER_NAMESPACE, saw, remedy, *moved)
+    remedy = f"start the application that serves {each.service}, bound to {vip.ip}"
+    return told.fault(Cause.NOT_LISTENING, f"{each.service}: nobody listens", remedy, *moved)
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def answer(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
+    """Whether answers leave from the VIP, as far as is seen."""
+    told = Told(Stage.ANSWER, vip=vip.ip)
+    if wrong := _from_elsewhere(vip, evidence):
+        saw = f"{wrong.source} answered {wrong.destination} from port {wrong.port}, who had asked the VIP"
+        remedy = f"bind the application to {vip.ip} (or have it use IP_PKTINFO)"
+        yield told.fault(Cause.ANSWERS_WRONG_ADDRESS, saw, remedy, f"captured leaving by {wrong.link}")
+        return
+    doubtful = [
+        each for service in services_of(vip.key, vip) if (each := evidence.listening.get(service)) and each.doubtful
+    ]
+    if doubtful:
+        remedy = f"bind it to {vip.ip}, if it does not use IP_PKTINFO"
+        yield told.warning(Cause.LISTENING_WILDCARD, f"{doubtful[0].service}: {doubtful[0]}", remedy)
+    elif right := _from_the_vip(vip, evidence):
+        saw = f"{vip.ip} answered {right.destination} from port {right.port}"
+        yield ok(Stage.ANSWER, saw, f"captured leaving by {right.link}", vip=vip.ip)
+    elif vip.services and all(_listens(evidence.listening.get(service)) for service in services_of(vip.key, vip)):
+        yield ok(Stage.ANSWER, "nothing that listens would answer from another address", vip=vip.ip)
+    else:
+        yield skipped(Stage.ANSWER, "nobody was seen to answer", vip=vip.ip)
+
+
+def _listens(found: Listening | None) -> bool:
+    return found is not None and found.listening
+
+
+def _asked(vip: Ip, evidence: Evidence) -> set[tuple[Ip, int | None]]:
+    """Who asked *vip* by UDP, and on which port."""
+    inner = (packet.inner for packet in evidence.sent_to.get(vip, ()))
+    return {(each.source, each.port) for each in inner if each and each.service.startswith("udp/")}
+
+
+def _from_elsewhere(vip: Vip, evidence: Evidence) -> Leaving | None:
+    """An answer to a client who asked this VIP and no other, from an address that is no VIP."""
+    asked = _asked(vip.ip, evidence)
+    if not asked or evidence.captured is None:
+        return None
+    left, vips = evidence.captured.left, evidence.desired.key_of_ip
+    for other in evidence.sent_to.keys() & vips.keys() - {vip.ip}:
+        asked -= _asked(other, evidence)
+    right = {(each.destination, each.port) for each in left if each.source == vip.ip}
+    for each in left:
+        who = each.destination, each.port
+        if who in asked and who not in right and each.source not in vips and each.source in evidence.own:
+            return each
+    return None
+
+
+def _from_the_vip(vip: Vip, evidence: Evidence) -> Leaving | None:
+    left = evidence.captured.left if evidence.captured else ()
+    return next((each for each in left if each.source == vip.ip), None)
+
+
+def unexplained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
+    """What keeps the VIP from being ready in the running agent's eyes, where nothing else was found: its checks."""
+    says = evidence.agent.says or {}
+    texts = says.get("not_ready", {}).get(str(vip.ip), [])
+    words = [text for text in texts if "drained" not in text]
+    if words:
+        told = Told(Stage.ANSWER, vip=vip.ip)
+        yield told.fault(
+            Cause.CHECK_FAILED, f"the agent finds it not ready: {words[0]}", "dsr-agent status", *words[1:]
+        )

@@ -1,0 +1,207 @@
+"""All that was gathered for the doctor, as one value. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from ipaddress import IPv4Address
+from typing import Any
+
+from dsr_agent.guard.counters import Count, Counted
+from dsr_agent.guard.outer import counted_in
+from dsr_agent.guard.sets import element
+from dsr_agent.kernel.capture import Captured, Outer
+from dsr_agent.kernel.namespaces import Elsewhere
+from dsr_agent.kernel.policy import Rule
+from dsr_agent.kernel.policy import Way as Answer
+from dsr_agent.kernel.stats import Received
+from dsr_agent.kernel.sysctl_files import Setting
+from dsr_agent.kernel.trace import ForeignDrop
+from dsr_agent.state.actions import Plan, WriteSysctl
+from dsr_agent.state.errors import DsrError
+from dsr_agent.state.marks import owns_address
+from dsr_agent.state.model import AddressKey, Desired, Ip, Key, Network, Observed, SysctlKey, Tunnel, Vip
+from dsr_agent.state.probe import Seen, Sight
+from dsr_agent.truth.listeners import Finding as Listening
+from dsr_agent.truth.listeners import Service
+from dsr_agent.truth.probe import Pair, Way, tunnels_of
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """One look: what the host has counted (by the kernel's names), each link, and the guard (None: not known)."""
+
+    host: Mapping[str, int] = field(default_factory=dict)
+    links: Mapping[str, Received] = field(default_factory=dict)
+    guard: Counted | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """
+    The running agent's word: its process id, and what it says of itself.
+
+    *says* is None if it did not answer; *may_ask* is false where this process has no right to ask it.
+    """
+
+    pid: int | None = None
+    says: Mapping[str, Any] | None = None
+    may_ask: bool = True
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """
+    What was seen. *named* are the VIPs that it is about, *seconds* how long was looked.
+
+    *ways* are the tunnels with a link (as it should be), *sights* what became of the self-test's packets, *untested*
+    why there are none. *captured* is None where nothing could be seen, for the reason *uncaptured*. *answers* say
+    which way answers would go from each VIP to some clients, *ordinary* the same from no address in particular, and
+    *to_balancers* the way to each balancer. *told_mss* are the TCP segments that the guard tells clients of, by IP
+    version. *drops* are other firewalls' (None: could not be followed).
+    """
+
+    desired: Desired = field(default_factory=Desired)
+    observed: Observed = field(default_factory=Observed)
+    todo: Plan = field(default_factory=Plan)
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    named: tuple[AddressKey, ...] = ()
+    seconds: float = 0.0
+    before: Counters = field(default_factory=Counters)
+    after: Counters = field(default_factory=Counters)
+    sights: Mapping[Pair, Sight] = field(default_factory=dict)
+    untested: str = ""
+    captured: Captured | None = None
+    uncaptured: str = ""
+    listening: Mapping[Service, Listening] = field(default_factory=dict)
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
+    answers: Mapping[Ip, Mapping[Ip, Answer]] = field(default_factory=dict)
+    ordinary: Mapping[Ip, Answer] = field(default_factory=dict)
+    to_balancers: Mapping[IPv4Address, Answer] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    masters: Mapping[str, str] = field(default_factory=dict)
+    drops: tuple[ForeignDrop, ...] | None = None
+    sysctl_files: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
+    told_mss: Mapping[int, int] = field(default_factory=dict)
+    agent: Word = field(default_factory=Word)
+
+    # --- what is asked of it ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def vips(self) -> tuple[Vip, ...]:
+        """Those that it is about."""
+        return tuple(self.desired.vips[key] for key in self.named)
+
+    @cached_property
+    def tunnels(self) -> tuple[Tunnel, ...]:
+        """Those that carry one of the VIPs."""
+        names = {name for vip in self.vips for name in tunnels_of(vip, self.desired)}
+        return tuple(tunnel for name, tunnel in self.desired.tunnels.items() if name in names)
+
+    @cached_property
+    def outer(self) -> tuple[Outer, ...]:
+        """What came in wrapped."""
+        return tuple(packet for packet in self.captured.arrived if packet.wrapped) if self.captured else ()
+
+    def moved(self, *names: str) -> tuple[str, ...]:
+        """Which of the host's counters *names* have grown, and by how much, in words."""
+        grown = ((name, self.grown(name)) for name in names)
+        return tuple(f"{name} +{count} in {self.seconds:.0f} s" for name, count in grown if count)
+
+    def grown(self, name: str) -> int:
+        """By how much one of the host's counters has grown."""
+        return max(self.after.host.get(name, 0) - self.before.host.get(name, 0), 0)
+
+    def received(self, link: str) -> Received:
+        """What a link has received and refused meanwhile."""
+        return self.after.links.get(link, Received()).less(self.before.links.get(link, Received()))
+
+    def guarded(self, name: str, text: str = "") -> int:
+        """How many packets one of the guard's counters has counted meanwhile."""
+        if self.after.guard is None:
+            return 0
+        before = (self.before.guard or {}).get((name, text), Count())
+        return self.after.guard.get((name, text), Count()).since(before).packets
+
+    def ever(self, tunnel: str, sender: Network) -> int | None:
+        """How many packets the guard has let in from *sender* since it was made; None where it is not known."""
+        if self.after.guard is None:
+            return None
+        place = (counted_in(tunnel, sender.prefixlen), element(sender.network_address))
+        return self.after.guard[place].packets if place in self.after.guard else None
+
+    def lately(self, tunnel: str, sender: Network) -> int:
+        """How many it has let in meanwhile."""
+        return self.guarded(counted_in(tunnel, sender.prefixlen), element(sender.network_address))
+
+    def sysctl(self, path: str) -> int | None:
+        """A sysctl's value; None if there is none."""
+        return self.observed.sysctls.get(SysctlKey(path))
+
+    def reverse_path(self, link: str) -> int | None:
+        """The reverse-path filter of *link* as the kernel goes by it: the larger of all's and its own."""
+        values = [self.sysctl(f"net/ipv4/conf/{name}/rp_filter") for name in ("all", link)]
+        return None if None in values else max(value for value in values if value is not None)
+
+    def sights_of(self, tunnel: str) -> Iterator[tuple[Ip, Sight]]:
+        """The self-test's results by one tunnel."""
+        return ((pair.vip, sight) for pair, sight in self.sights.items() if pair.tunnel == tunnel)
+
+    def arrives(self, tunnel: str) -> bool:
+        """Whether some packet of the self-test came through."""
+        return any(sight.what is Seen.ARRIVED for _, sight in self.sights_of(tunnel))
+
+    @cached_property
+    def own(self) -> frozenset[Ip]:
+        """This host's own addresses, without what is ours."""
+        return frozenset(key.ip for key, address in self.observed.addresses.items() if not owns_address(address))
+
+    def card_of(self, ip: Ip | None) -> str:
+        """The link that has *ip*; empty if none has."""
+        return next((key.link for key in self.places.get(ip, ())), "") if ip else ""
+
+    @property
+    def agent_drops(self) -> tuple[str, ...]:
+        """What the running agent has seen other firewalls drop."""
+        return tuple((self.agent.says or {}).get("foreign_drops", ()))
+
+    def is_held(self, vip: Ip) -> bool:
+        """Whether the running agent leaves the VIP away, because somebody wants it so."""
+        says = (self.agent.says or {}).get("held") or {}
+        return bool(says.get("host")) or any(row.get("vip") == str(vip) for row in says.get("vips", ()))
+
+    @cached_property
+    def sent_to(self) -> Mapping[Ip, list[Outer]]:
+        """What came in wrapped, by the VIP that it is for."""
+        found: dict[Ip, list[Outer]] = {}
+        for packet in self.outer:
+            if packet.inner:
+                found.setdefault(packet.inner.destination, []).append(packet)
+        return found
+
+    @cached_property
+    def problems(self) -> Mapping[Key, list[DsrError]]:
+        """What cannot be had, by what it is about."""
+        found: dict[Key, list[DsrError]] = {}
+        for problem in self.todo.problems:
+            found.setdefault(problem.key, []).append(problem.error)
+        return found
+
+    @cached_property
+    def places(self) -> Mapping[Ip, list[AddressKey]]:
+        """Where each address is that this host has."""
+        found: dict[Ip, list[AddressKey]] = {}
+        for key in self.observed.addresses:
+            found.setdefault(key.ip, []).append(key)
+        return found
+
+    @cached_property
+    def sysctls_to_write(self) -> tuple[WriteSysctl, ...]:
+        """Those that are other than they have to be."""
+        return tuple(action for action in self.todo.actions if isinstance(action, WriteSysctl))
+
+
+def is_in(ip: Ip, networks: Collection[Network]) -> bool:
+    """Whether *ip* is one of *networks*."""
+    return any(ip.version == network.version and ip in network for network in networks)

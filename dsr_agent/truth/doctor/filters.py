@@ -1,0 +1,154 @@
+"""The guard, and the other firewalls of this host: who drops what should get in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+
+from dsr_agent.guard.reasons import Reason
+from dsr_agent.kernel.trace import ForeignDrop
+from dsr_agent.state.actions import WriteGuard
+from dsr_agent.state.errors import NotPermitted
+from dsr_agent.state.model import Ip, Tunnel
+from dsr_agent.state.probe import Seen, Sight
+from dsr_agent.state.why import Why
+from dsr_agent.truth.doctor.arriving import fitting
+from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
+from dsr_agent.truth.doctor.evidence import Evidence, is_in
+from dsr_agent.truth.doctor.tunnel import APPLY
+from dsr_agent.truth.findings import said, suspect
+from dsr_agent.truth.probe import Way
+
+_RULES = "nft -a list ruleset"
+_FIREWALL = ("firewall_behind_tunnel", "firewall_before_tunnel", "unknown")
+_ENOUGH = 3  # packets, before something may be said of none of them
+
+
+def guard(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
+    """Whether the guard is as it has to be, and what it refuses."""
+    told, observed, wanted = Told(Stage.GUARD, tunnel.name), evidence.observed.guard, evidence.desired.guard
+    written = next((action for action in evidence.todo.actions if isinstance(action, WriteGuard)), None)
+    if wanted is None:
+        yield skipped(Stage.GUARD, "the file wants none: whoever reaches this host may send", tunnel.name)
+        return
+    if isinstance(observed.unavailable, NotPermitted):
+        yield unknown(Stage.GUARD, str(observed.unavailable), tunnel.name)
+        return
+    if observed.unavailable:
+        make = told.fault if wanted.required else told.warning
+        yield make(Cause.GUARD_UNAVAILABLE, observed.unavailable.problem, observed.unavailable.remedy)
+        return
+    inner = list(_inner(tunnel, evidence))
+    yield from inner
+    if written is None or written.why is Why.FOLLOWS:
+        if not inner:
+            yield ok(Stage.GUARD, "it is in place", *_counted(evidence), tunnel=tunnel.name)
+    elif observed.table is None:
+        yield told.fault(Cause.GUARD_MISSING, "its table is not there: whoever reaches this host may send", APPLY)
+    else:
+        yield told.fault(Cause.GUARD_OTHER, f"its table was changed: {written}", APPLY, *_counted(evidence))
+
+
+def _inner(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
+    """What the guard refuses of what declared balancers send, by the packet inside."""
+    told = Told(Stage.GUARD, tunnel.name)
+    way = evidence.ways.get(tunnel.name)
+    vips = evidence.desired.key_of_ip
+    astray: dict[tuple[Ip, Ip], int] = {}
+    for packet in fitting(way, evidence) if way else ():
+        if packet.inner and not _goes_to(packet.inner.destination, tunnel, evidence):
+            place = packet.source, packet.inner.destination
+            astray[place] = astray.get(place, 0) + 1
+    counted = _counted(evidence)
+    for (source, target), count in astray.items():
+        seen = f"{count} packets captured in {evidence.seconds:.0f} s"
+        if target in vips:
+            saw = f"{source} sends requests for VIP {target}, which the file does not expect from this tunnel"
+            remedy = f'add "{tunnel.name}" to tunnels of VIP {target}'
+        else:
+            saw = f"{source} sends requests for {target}, which is no VIP of the file"
+            remedy = f'add [[vip]] address = "{target}", or take this host out of that pool'
+        yield told.fault(Cause.GUARD_REFUSES_INNER, saw, remedy, seen, *counted)
+    if astray:
+        return
+    if evidence.guarded(Reason.PROTOCOL) and not evidence.outer:
+        saw = "a declared load balancer sends in a way that is not declared for it"
+        yield told.warning(Cause.GUARD_REFUSES_PROTOCOL, saw, "tcpdump -ni any ip proto 4 or ip proto 47", *counted)
+    if evidence.guarded(Reason.INNER_SOURCE) or evidence.guarded(Reason.SERVICE):
+        saw = "requests are refused for what is inside: a source that no client has, or a service that is not declared"
+        yield told.warning(Cause.GUARD_REFUSES_INNER, saw, "compare services of the VIPs with what is asked", *counted)
+
+
+def _goes_to(target: Ip, tunnel: Tunnel, evidence: Evidence) -> bool:
+    key = evidence.desired.key_of_ip.get(target)
+    return key is not None and tunnel.name in evidence.desired.vips[key].tunnels
+
+
+def _counted(evidence: Evidence) -> list[str]:
+    return [f'guard "{reason}" +{count}' for reason in Reason if (count := evidence.guarded(reason))]
+
+
+# --- other firewalls --------------------------------------------------------------------------------------------------
+
+
+def card(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
+    """Whether another firewall of this host drops what balancers send, before the tunnel takes it; only faults."""
+    told, way = Told(Stage.FIREWALL, tunnel.name), evidence.ways.get(tunnel.name)
+    if way is None or way.link.outer is None:
+        return
+    local = str(way.link.outer.local)
+    drops = [drop for drop in evidence.drops or () if drop.target == local and _declared(drop.source, way)]
+    if drops:
+        first = drops[0]
+        yield told.fault(Cause.FIREWALL_DROPS, str(first), _let_pass(first, "ip saddr " + first.source), *_more(drops))
+    elif _swallowed(way, evidence):
+        saw = f"what load balancers send reaches this host's card, and never comes out of {way.link.name}"
+        yield told.fault(Cause.FIREWALL_UNTOLD, saw, _RULES, *_moved(way, evidence))
+
+
+def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -> Iterator[Finding]:
+    """Whether it drops what comes out of the tunnel for *vip*; *sight* is the self-test's result."""
+    told, way = Told(Stage.FIREWALL, tunnel.name, vip), evidence.ways.get(tunnel.name)
+    drops = [drop for drop in evidence.drops or () if drop.target == str(vip)]
+    arrived = sight is not None and sight.what is Seen.ARRIVED
+    if drops:  # where the self-test comes through, others' packets may be dropped for a good reason
+        make = told.warning if arrived else told.fault
+        yield make(Cause.FIREWALL_DROPS, str(drops[0]), _let_pass(drops[0], ""), *_more(drops))
+    elif sight is not None and sight.what is Seen.LOST and suspect(sight) in _FIREWALL:
+        evident = (*evidence.agent_drops, *_moved(way, evidence))
+        yield told.fault(Cause.FIREWALL_UNTOLD, f"the self-test {said(sight)}", _RULES, *evident)
+    elif sight is not None and arrived:
+        yield ok(Stage.FIREWALL, f"the self-test {said(sight)}", tunnel=tunnel.name, vip=vip)
+    else:
+        why = evidence.untested or (said(sight) if sight else "the self-test was sent to other VIPs only")
+        yield unknown(Stage.FIREWALL, why, tunnel.name, vip)
+
+
+def _declared(source: str, way: Way) -> bool:
+    try:
+        return not way.tunnel.load_balancers or is_in(ip_address(source), way.tunnel.load_balancers)
+    except ValueError:
+        return False
+
+
+def _let_pass(drop: ForeignDrop, sender: str) -> str:
+    what = f"{'ip6' if ':' in drop.target else 'ip'} daddr {drop.target} accept"
+    return f"nft insert rule {drop.family} {drop.table} {drop.chain} {' '.join(filter(None, (sender, what)))}"
+
+
+def _more(drops: Iterable[ForeignDrop]) -> list[str]:
+    """The other places where some were dropped."""
+    return list(dict.fromkeys(drop.where for drop in drops))[1:]
+
+
+def _swallowed(way: Way, evidence: Evidence) -> bool:
+    """Whether good packets came to the card, and the link has taken no more than the self-test sent."""
+    good = [packet for packet in fitting(way, evidence) if not packet.fragment]
+    tests = sum(sight.sent for _, sight in evidence.sights_of(way.tunnel.name))
+    received = evidence.received(way.link.name)
+    return len(good) >= _ENOUGH and not received.errors and received.packets <= tests
+
+
+def _moved(way: Way | None, evidence: Evidence) -> list[str]:
+    found = [f"{way.link.name} rx_packets +{evidence.received(way.link.name).packets}"] if way else []
+    return [*found, *evidence.moved("IpInDiscards", "Ip6InDiscards")]

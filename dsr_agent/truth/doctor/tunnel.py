@@ -1,0 +1,167 @@
+"""The module, the local address and the tunnel: whether something is there that takes the header off. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsr_agent.state.actions import AddAddress
+from dsr_agent.state.errors import DsrError, Unsupported
+from dsr_agent.state.marks import FALLBACK_DEVICES, owns_link
+from dsr_agent.state.model import MODULE_OF_KIND, Link, LinkKey, Tunnel, TunnelKey
+from dsr_agent.state.probe import Seen
+from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, unknown
+from dsr_agent.truth.doctor.evidence import Evidence
+from dsr_agent.truth.findings import said, suspect
+from dsr_agent.truth.probe import Way
+from dsr_agent.tunnels import carrier
+
+APPLY = "dsr-agent apply"
+
+# What the kernel counts when no link takes a wrapped packet (facts B2).
+_UNTAKEN = ("IpInUnknownProtos", "IcmpOutDestUnreachs", "IcmpMsgOutType3")
+
+
+def module(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
+    """Whether the kernel has such links at all."""
+    told, kind = Told(Stage.MODULE, tunnel.name), carrier(tunnel).kind
+    name = MODULE_OF_KIND.get(kind, kind)
+    observed = evidence.observed
+    if name in observed.modules or any(link.kind == kind for link in observed.links.values()):
+        yield ok(Stage.MODULE, f"{name} is there", tunnel=tunnel.name)
+        return
+    error = observed.obstacles.get(name) or _refused(evidence, tunnel)
+    moved = evidence.moved(*_UNTAKEN)
+    if error is None:
+        yield told.fault(Cause.MODULE_MISSING, f"module {name} is not loaded", f"modprobe {name}", *moved)
+        return
+    forbidden = "blacklisted" in error.problem or "modules_disabled" in error.problem
+    cause = Cause.MODULE_FORBIDDEN if forbidden else Cause.MODULE_MISSING
+    yield told.fault(cause, error.problem, error.remedy, *moved)
+
+
+def _refused(evidence: Evidence, tunnel: Tunnel) -> DsrError | None:
+    """What a look at the host has already said about the tunnel's link."""
+    errors = evidence.problems.get(LinkKey(tunnel.name), ())
+    return next((error for error in errors if isinstance(error, Unsupported)), None)
+
+
+# --- the local address ------------------------------------------------------------------------------------------------
+
+
+def local(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
+    """Whether the address that the balancers send to is known, and on this host."""
+    told = Told(Stage.LOCAL, tunnel.name)
+    for error in evidence.problems.get(TunnelKey(tunnel.name), ()):
+        remedy = error.remedy or "write in its [[tunnel]]: local = the address that the load balancers send to"
+        yield told.fault(Cause.LOCAL_MISSING, error.problem, remedy)
+        return
+    way = evidence.ways.get(tunnel.name)
+    address = way.link.outer.local if way and way.link.outer else None
+    card = evidence.card_of(address)
+    if address is None:
+        yield unknown(Stage.LOCAL, "it is not known", tunnel.name)
+    elif not card:
+        remedy = f"put {address} back on its interface, or correct local in its [[tunnel]]"
+        yield told.fault(Cause.LOCAL_MISSING, f"its local address {address} is not on this host", remedy)
+    else:
+        yield ok(Stage.LOCAL, f"{address} is on {card}", tunnel=tunnel.name)
+
+
+# --- the link ---------------------------------------------------------------------------------------------------------
+
+
+def link(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
+    """Whether the link is there, ours, up and as declared, and nothing takes its packets in its place."""
+    way = evidence.ways.get(tunnel.name)
+    if way is None:
+        yield unknown(Stage.TUNNEL, "it has no local address yet, so there is no link", tunnel.name)
+        return
+    found = evidence.observed.links.get(way.link.name)
+    faults = list(_faults(way, found, evidence))
+    yield from faults
+    yield from _settings(way, evidence)
+    if not any(fault.blocks for fault in faults):
+        received = evidence.received(way.link.name)
+        counted = f"{way.link.name} rx_packets +{received.packets} in {evidence.seconds:.0f} s"
+        yield ok(Stage.TUNNEL, f"{found}", counted, tunnel=tunnel.name)
+
+
+def _faults(way: Way, found: Link | None, evidence: Evidence) -> Iterator[Finding]:
+    told, name = Told(Stage.TUNNEL, way.tunnel.name), way.link.name
+    masking = _masking(way, evidence)
+    moved, errors = evidence.moved(*_UNTAKEN), evidence.problems.get(way.link.key, [])
+    lack = "is not there" if found is None else "is down" if not found.up else ""
+    if lack and masking:
+        saw = f"{name} {lack}, and {masking}, which is up, takes its packets: past the guard's eyes, and only for now"
+        yield told.fault(Cause.TUNNEL_MASKED, saw, APPLY, *moved)
+    elif found is None:
+        saw = "; ".join([f"{name} is not there", *(error.problem for error in errors)])
+        remedies = [error.remedy for error in errors if error.remedy]
+        yield told.fault(Cause.TUNNEL_MISSING, saw, remedies[0] if remedies else APPLY, *moved)
+    elif not _as_declared(found, way):
+        saw = errors[0].problem if errors else f"it is {found}; declared is {way.link.kind} {way.link.outer}"
+        yield told.fault(Cause.TUNNEL_OTHER, saw, errors[0].remedy if errors and errors[0].remedy else APPLY, *moved)
+    elif lack:
+        yield told.fault(Cause.TUNNEL_DOWN, f"{name} is down", f"ip link set {name} up", *moved)
+    else:
+        yield from _tested(way, evidence)
+
+
+def _as_declared(found: Link, way: Way) -> bool:
+    wanted = way.link
+    if found.kind != wanted.kind or found.outer is None or wanted.outer is None:
+        return False
+    return carrier(way.tunnel).same(found.outer, wanted.outer) and owns_link(found)
+
+
+def _masking(way: Way, evidence: Evidence) -> str:
+    """The fallback device that would take the tunnel's packets, if it is up."""
+    for name in sorted(FALLBACK_DEVICES & evidence.observed.links.keys()):
+        device = evidence.observed.links[name]
+        if device.up and device.kind == way.link.kind and name != way.link.name:
+            return name
+    return ""
+
+
+def _tested(way: Way, evidence: Evidence) -> Iterator[Finding]:
+    """What the self-test says of a link that looks all right."""
+    told = Told(Stage.TUNNEL, way.tunnel.name)
+    for _, sight in evidence.sights_of(way.tunnel.name):
+        if sight.what is Seen.ELSEWHERE:
+            saw = f"the self-test's packet came out of {sight.came}, which takes the tunnel's packets in its place"
+            yield told.fault(Cause.TUNNEL_MASKED, saw, f"ip link del {sight.came}")
+            return
+        if sight.what is Seen.NO_TUNNEL or suspect(sight) in ("tunnel", "tunnel_refuses"):
+            refused = evidence.received(way.link.name)
+            counted = [f"{way.link.name} rx_errors +{refused.errors}"] if refused.errors else []
+            yield told.fault(
+                Cause.TUNNEL_OTHER, f"self-test: {said(sight)}", APPLY, *counted, *evidence.moved(*_UNTAKEN)
+            )
+            return
+
+
+def _settings(way: Way, evidence: Evidence) -> Iterator[Finding]:
+    """Settings of the link that somebody has changed, the reverse-path filter left to its own stage."""
+    told, name = Told(Stage.TUNNEL, way.tunnel.name), way.link.name
+    if name not in evidence.observed.links:
+        return
+    for action in evidence.sysctls_to_write:
+        if action.link != name or action.sysctl.path.endswith("rp_filter"):
+            continue
+        path = action.sysctl.path
+        found = f"{path} is {evidence.sysctl(path)}"
+        remedy = f"sysctl -w {path}={action.sysctl.value}"
+        if path.endswith("disable_ipv6"):
+            yield told.fault(
+                Cause.TUNNEL_DISABLED_IPV6, f"{found}: no IPv6 comes out", remedy, *evidence.moved("Ip6InDiscards")
+            )
+        else:
+            yield told.warning(Cause.TUNNEL_SETTINGS, f"{found}, wanted {action.sysctl.value}", remedy)
+
+
+def lacks_address(way: Way, evidence: Evidence) -> bool:
+    """Whether the link has no IPv4 address, without which loose reverse-path filtering drops everything (facts B2)."""
+    planned = any(
+        isinstance(action, AddAddress) and action.key.link == way.link.name for action in evidence.todo.actions
+    )
+    return planned and not any(key.link == way.link.name and key.ip.version == 4 for key in evidence.observed.addresses)

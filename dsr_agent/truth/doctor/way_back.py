@@ -1,0 +1,84 @@
+"""Whether answers from the VIP find their way to clients. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsr_agent.kernel.policy import Way as Answer
+from dsr_agent.state.model import Ip, Vip
+from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
+from dsr_agent.truth.doctor.evidence import Evidence
+
+_UNSENT = ("IpOutNoRoutes", "Ip6OutNoRoutes", "TcpExtListenDrops")
+
+
+def way_back(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
+    """The route from the VIP to clients, as the kernel answers it."""
+    asked = evidence.answers.get(vip.ip, {})
+    if not asked:
+        yield unknown(Stage.WAY_BACK, "nobody was asked about", vip=vip.ip)
+        return
+    for client, answer in asked.items():
+        if not answer.leads_out:
+            yield _lost(vip, client, answer, evidence)
+            return
+    client, answer = next(iter(asked.items()))
+    told = Told(Stage.WAY_BACK, vip=vip.ip)
+    arrived = _arrived_by(vip, evidence)
+    vrf = _vrf(vip, evidence)
+    if vrf and evidence.masters.get(answer.link) != vrf and answer.link != vrf:
+        yield _out_of(vip, vrf, f"answers to {client} go {answer}, outside of VRF {vrf}", evidence)
+    elif arrived and answer.link not in arrived:
+        saw = f"requests come in by {', '.join(sorted(arrived))}, and answers to {client} go {answer}"
+        yield told.warning(
+            Cause.WAY_BACK_ASYMMETRIC, saw, f"if that is not meant so: ip route get {client} from {vip.ip}"
+        )
+    else:
+        yield ok(Stage.WAY_BACK, f"to {client} {answer}", vip=vip.ip)
+
+
+def _lost(vip: Vip, client: Ip, answer: Answer, evidence: Evidence) -> Finding:
+    told, moved = Told(Stage.WAY_BACK, vip=vip.ip), evidence.moved(*_UNSENT)
+    if vip.key not in evidence.observed.addresses:
+        return skipped(Stage.WAY_BACK, "the VIP is not here, so nothing is sent from it", vip=vip.ip)
+    if vrf := _vrf(vip, evidence):
+        return _out_of(vip, vrf, f"requests come in by VRF {vrf}, and answers to {client} have {answer}", evidence)
+    saw = f"answers to {client}: {answer}"
+    ordinary = evidence.ordinary.get(client)
+    for rule in evidence.rules:
+        if not rule.ordinary and not rule.also and rule.concerns(vip.ip, client, "lo"):
+            if rule.action in ("lookup", "blackhole", "unreachable", "prohibit"):
+                return told.fault(Cause.WAY_BACK_RULE, f"{saw}, for {rule}", rule.removal, *moved)
+    six = "-6 " * (vip.ip.version == 6)
+    if ordinary and not ordinary.refused and ordinary.kind != "unicast":
+        remedy = f"ip {six}route del {ordinary.kind} DESTINATION (ip {six}route list type {ordinary.kind} names it)"
+        return told.fault(Cause.WAY_BACK_MISSING, saw, remedy, *moved)
+    return told.fault(Cause.WAY_BACK_MISSING, saw, f"ip {six}route add default via GATEWAY", *moved)
+
+
+def _out_of(vip: Vip, vrf: str, saw: str, evidence: Evidence) -> Finding:
+    told = Told(Stage.WAY_BACK, vip=vip.ip)
+    six = "-6 " * (vip.ip.version == 6)
+    remedy = f"ip {six}rule add from {vip.ip} lookup TABLE (that of {vrf}: ip -d link show {vrf})"
+    return told.fault(Cause.WAY_BACK_VRF, saw, remedy, *evidence.moved(*_UNSENT))
+
+
+def _arrived_by(vip: Vip, evidence: Evidence) -> set[str]:
+    """The links by which requests for the VIP were seen to come."""
+    return {packet.link for packet in evidence.sent_to.get(vip.ip, ())}
+
+
+def _vrf(vip: Vip, evidence: Evidence) -> str:
+    """The VRF by which the VIP's requests come in while the VIP is outside of it; empty if there is none."""
+    for name in vip.tunnels:
+        way = evidence.ways.get(name)
+        card = evidence.card_of(way.link.outer.local) if way and way.link.outer else ""
+        master = evidence.masters.get(card, "")
+        if _is_vrf(master, evidence) and vip.device != master and evidence.masters.get(vip.device) != master:
+            return master
+    return ""
+
+
+def _is_vrf(name: str, evidence: Evidence) -> bool:
+    link = evidence.observed.links.get(name)
+    return link is not None and link.kind == "vrf"
