@@ -74,7 +74,9 @@ class FreeRadius:
     have to be there when it starts. A context manager that runs it.
     """
 
-    def __init__(self, space: str, addresses: Sequence[str], clients: Mapping[str, str]) -> None:
+    def __init__(
+        self, space: str, addresses: Sequence[str], clients: Mapping[str, str], password: str = PASSWORD
+    ) -> None:
         self.space = space
         self._folder = tempfile.TemporaryDirectory(prefix=f"radius-{space}-")
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,7 +93,7 @@ class FreeRadius:
                 ),
             )
         )
-        (at / "users").write_text(f'{USER} Cleartext-Password := "{PASSWORD}"\n')
+        (at / "users").write_text(f'{USER} Cleartext-Password := "{password}"\n')
 
     def start(self) -> None:
         """Start it; returns when it serves."""
