@@ -69,9 +69,9 @@ class CheckSettings(Section):
         default_factory=lambda data: min(_TIMEOUT, data["interval"])
     )
     """Seconds until there has to be an answer."""
-    fall: Annotated[int, BeforeValidator(values.times)] = 3
+    fall: Annotated[int, BeforeValidator(values.whole(1, 100))] = 3
     """A VIP is not ready after so many questions in a row without a good answer."""
-    rise: Annotated[int, BeforeValidator(values.times)] = 2
+    rise: Annotated[int, BeforeValidator(values.whole(1, 100))] = 2
     """And ready again after so many with one."""
     source: Annotated[IPv4Address | IPv6Address, PlainValidator(check_values.source)] | None = None
     """Where questions come from; `None` is this host's own address, where tunnelled packets arrive."""
