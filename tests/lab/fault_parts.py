@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,3 +210,21 @@ def in_vrf(link: str, *back: str) -> tuple[Do, Do]:
     return server(*made), server(f"link set {link} nomaster", "link del blue", *back)
 
 
+def instead(name: str, serving: Callable[[], contextlib.AbstractContextManager[Any]]) -> Do:
+    """Another application: see `FaultWorld.instead`."""
+    return lambda scene: scene.instead(name, serving)
+
+
+def again(name: str) -> Do:
+    """The usual one is back."""
+    return lambda scene: scene.again(name)
+
+
+def hang(name: str) -> Do:
+    """FreeRADIUS ("radius") or the "agent" has its sockets and does nothing."""
+    return lambda scene: scene.process(name).send_signal(signal.SIGSTOP)
+
+
+def unhang(name: str) -> Do:
+    """It goes on."""
+    return lambda scene: scene.process(name).send_signal(signal.SIGCONT)

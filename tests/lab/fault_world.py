@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +32,9 @@ from tests.lab.tacacs import Tacacs
 from tests.lab.traffic import Echo, Stream, ask_udp
 from tests.lab.world import RS1
 
-SECRET = "shared with this host"
+Serving = Callable[[], AbstractContextManager[Any]]
+
+SECRET = "shared-with-this-host"
 RATE = 10.0
 
 QUICK = """
@@ -150,16 +152,24 @@ class FaultWorld:
 
     def __init__(self) -> None:
         self.fighter: subprocess.Popen[bytes] | None = None
-        self.stack = contextlib.ExitStack()
+        self.applications: dict[str, Any] = {}
+        self._closing: dict[str, contextlib.ExitStack] = {}
+        self._ordinary: dict[str, Serving] = {
+            **{address: echo(address) for address in ALL},
+            "radius": freeradius,
+            "tacacs": lambda: Tacacs(RS1, [TACACS], {LOCAL: SECRET}),
+            "web": Web,
+        }
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self._build(stack)
-            self.stack = stack.pop_all()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stack.close()
+        self._stack.close()
 
     def _build(self, stack: contextlib.ExitStack) -> None:
         stack.enter_context(world.world())
@@ -168,24 +178,14 @@ class FaultWorld:
         world.send_keyed(KEYED, RS1, KEY)
         set_sysctls(RS1, {"ipv4/conf/all/promote_secondaries": 1})
         self.agent = stack.enter_context(Agent(RS1, CONFIG))
-        stack.callback(self._no_applications)
-        self.echoes: dict[str, Any] = {address: Echo(RS1, address, port_of(address)) for address in ALL}
-        self.radius: Any = freeradius()
-        self.radius.start()
-        self.tacacs: Any = self.new_tacacs()
-        self.tacacs.start()
-        self.web = Web()
+        for name in self._ordinary:
+            self._closing[name] = stack.enter_context(contextlib.ExitStack())
+            self.again(name)
         for address in ALL:
             ask_udp(address, port_of(address))  # the first packet makes neighbours known
         self.streams = {address: stack.enter_context(Stream(address, port_of(address), RATE)) for address in ALL}
         self.watch = stack.enter_context(Watch(self.agent))
         self.well()
-
-    def _no_applications(self) -> None:
-        for closing in (*self.echoes.values(), self.web):
-            closing.close()
-        self.radius.stop()
-        self.tacacs.stop()
 
     # --- the agent ---------------------------------------------------------------------------------------------------
 
@@ -197,15 +197,11 @@ class FaultWorld:
             self.agent.start()
             self.watch.until(ALL, True, "all is ready")
 
-    def hang(self) -> None:
-        """The agent does nothing until `unhang`."""
-        assert self.agent.process
-        self.agent.process.send_signal(signal.SIGSTOP)
-
-    def unhang(self) -> None:
-        """It goes on."""
-        assert self.agent.process
-        self.agent.process.send_signal(signal.SIGCONT)
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """Of the "agent", or of an application."""
+        found: subprocess.Popen[bytes] | None = (self.agent if name == "agent" else self.applications[name]).process
+        assert found
+        return found
 
     def apply(self) -> None:
         """``dsr-agent apply``: with the agent stopped, this is what repairs."""
@@ -246,52 +242,24 @@ class FaultWorld:
 
     # --- its applications --------------------------------------------------------------------------------------------
 
-    def instead(self, address: str, make: Callable[[], Any]) -> None:
-        """Another server than the echo on a VIP."""
-        self.echoes[address].close()
-        self.echoes[address] = make()
+    def instead(self, name: str, serving: Serving) -> None:
+        """Another application than usual: of a VIP (the echo), or "radius", "tacacs" or "web"."""
+        self._closing[name].close()
+        self.applications[name] = self._closing[name].enter_context(serving())
 
-    def echo_again(self, address: str) -> None:
-        """The echo is back."""
-        self.instead(address, lambda: Echo(RS1, address, port_of(address)))
-
-    def radius_instead(self, made: Any) -> None:
-        """Another FreeRADIUS, or something else that is started and stopped like it."""
-        self.radius.stop()
-        self.radius = made
-        made.start()
-
-    def hang_radius(self) -> None:
-        """FreeRADIUS has its sockets and does nothing until `unhang_radius`."""
-        self._hanging = contextlib.ExitStack()
-        self._hanging.enter_context(self.radius.hanging())
-
-    def unhang_radius(self) -> None:
-        """It goes on."""
-        self._hanging.close()
-
-    def new_tacacs(self) -> Tacacs:
-        """One that knows this host as a client."""
-        return Tacacs(RS1, [TACACS], {LOCAL: SECRET})
-
-    def tacacs_instead(self, made: Any) -> None:
-        """The same for TACACS+."""
-        self.tacacs.stop()
-        self.tacacs = made
-        made.start()
+    def again(self, name: str) -> None:
+        """The usual one is back."""
+        self.instead(name, self._ordinary[name])
 
 
-class Nobody:
-    """A server that was never started."""
-
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def close(self) -> None: ...
+def echo(vip: str, address: str = "") -> Serving:
+    """The echo of a VIP, on another *address* if one is given."""
+    return lambda: contextlib.closing(Echo(RS1, address or vip, port_of(vip)))
 
 
-def freeradius(addresses: Collection[str] = (RADIUS,), client: str = LOCAL, password: str = radius.PASSWORD) -> FreeRadius:
+def freeradius(address: str = RADIUS, client: str = LOCAL, password: str = radius.PASSWORD) -> FreeRadius:
     """One that knows this host as a client."""
-    return FreeRadius(RS1, tuple(addresses), {client: SECRET}, password)
+    return FreeRadius(RS1, [address], {client: SECRET}, password)
 
 
 class Deaf:
@@ -301,8 +269,7 @@ class Deaf:
         self._address, self._port, self._transports = address, port, transports
         self._sockets: list[socket.socket] = []
 
-    def start(self) -> Self:
-        """Bind them."""
+    def __enter__(self) -> Self:
         for transport in self._transports:
             make = udp_socket if transport == "udp" else tcp_socket
             opened = make(RS1, family_of(self._address))
@@ -313,27 +280,22 @@ class Deaf:
             self._sockets.append(opened)
         return self
 
-    def close(self) -> None:
-        """Give them back."""
+    def __exit__(self, *_: object) -> None:
         for opened in self._sockets:
             opened.close()
-        self._sockets = []
-
-    stop = close
 
 
 class Everywhere:
     """RADIUS on all addresses: answers well, from whatever address the route names (FreeRADIUS issue 752)."""
 
-    def start(self) -> None:
-        """Bind it."""
+    def __enter__(self) -> Self:
         self._socket = udp_socket(RS1)
         self._socket.bind(("0.0.0.0", radius.AUTH))
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
-        """It ends."""
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
@@ -354,19 +316,21 @@ class Everywhere:
 
 
 class Web:
-    """A page on `WEB`, with a *status* that may be changed."""
+    """A page on `WEB`, with a *status*."""
 
-    def __init__(self) -> None:
-        self.status = "200 OK"
+    def __init__(self, status: str = "200 OK") -> None:
+        self._status = status
+
+    def __enter__(self) -> Self:
         self._socket = tcp_socket(RS1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((WEB, parts.WEB_PORT))
         self._socket.listen(128)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+        return self
 
-    def close(self) -> None:
-        """It ends."""
+    def __exit__(self, *_: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
         self._socket.close()
@@ -380,5 +344,5 @@ class Web:
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(2)
                 connection.recv(4096)
-                text = f"HTTP/1.1 {self.status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+                text = f"HTTP/1.1 {self._status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
                 connection.sendall(text.encode())

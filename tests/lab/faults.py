@@ -7,6 +7,8 @@ the faults that other tools make, and those of applications. Where several words
 
 from __future__ import annotations
 
+import contextlib
+
 from tests.lab import fault_parts as parts
 from tests.lab import tacacs
 from tests.lab.fault_parts import (
@@ -26,11 +28,14 @@ from tests.lab.fault_parts import (
     A,
     B,
     Fault,
+    again,
     all_of,
     balancer,
     file,
     firewall,
+    hang,
     in_vrf,
+    instead,
     keyed_tunnel,
     keyed_with,
     no_file,
@@ -43,10 +48,11 @@ from tests.lab.fault_parts import (
     server,
     shell,
     sysctl,
+    unhang,
 )
-from tests.lab.fault_world import Deaf, Everywhere, Nobody, freeradius
-from tests.lab.traffic import Echo
-from tests.lab.world import BALANCER_IP, RS1
+from tests.lab.fault_world import Deaf, Everywhere, Web, echo, freeradius
+from tests.lab.guarded import nft
+from tests.lab.world import BALANCER_IP
 
 MODPROBE, SYSCTL = "/etc/modprobe.d/lab.conf", "/etc/sysctl.d/99-lab.conf"
 FIRST, DEAD = "10.3.0.1", "10.3.0.99"  # the router, and nobody
@@ -178,7 +184,7 @@ GUARD = (
     Fault(
         "guard deleted",
         "guard_missing",
-        lambda _: parts.nft("delete", "table", "inet", "dsr_agent"),
+        lambda _: nft("delete", "table", "inet", "dsr_agent"),
         cut=(),
         agent=STOPPED,
         nftables=True,
@@ -355,7 +361,9 @@ WAY_BACK = (
         "default route by another card",
         "way_back_asymmetric",
         server(
-            "link add other type dummy", "address add 10.9.0.1/24 dev other", "link set other up",
+            "link add other type dummy",
+            "address add 10.9.0.1/24 dev other",
+            "link set other up",
             "route replace default via 10.9.0.2",
         ),
         server("link del other", DEFAULT),
@@ -456,22 +464,22 @@ APPLICATIONS = (
     Fault(
         "application stopped",
         "not_listening",
-        lambda scene: scene.instead(B, Nobody),
-        lambda scene: scene.echo_again(B),
+        instead(B, contextlib.nullcontext),
+        again(B),
         (B,),
     ),
     Fault(
         "application on the host's address only",
         "listening_elsewhere",
-        lambda scene: scene.instead(B, lambda: Echo(RS1, LOCAL, PORT_OF_B)),
-        lambda scene: scene.echo_again(B),
+        instead(B, echo(B, LOCAL)),
+        again(B),
         (B,),
     ),
     Fault(
         "application on all addresses answers from another",
         "answers_wrong_address",
-        lambda scene: scene.instead(B, lambda: Echo(RS1, "0.0.0.0", PORT_OF_B)),
-        lambda scene: scene.echo_again(B),
+        instead(B, echo(B, "0.0.0.0")),
+        again(B),
         (),
         (B,),
         _VISIBLE,
@@ -479,8 +487,8 @@ APPLICATIONS = (
     Fault(
         "application hangs, and nobody asks it",
         "check_failed",
-        lambda scene: scene.instead(B, lambda: Deaf(B, PORT_OF_B).start()),
-        lambda scene: scene.echo_again(B),
+        instead(B, lambda: Deaf(B, PORT_OF_B)),
+        again(B),
         (),
         (B,),
         "it listens, and the file has no [[check]] of it",
@@ -488,80 +496,87 @@ APPLICATIONS = (
     Fault(
         "FreeRADIUS stopped",
         "not_listening",
-        lambda scene: scene.radius_instead(Nobody()),
-        lambda scene: scene.radius_instead(freeradius()),
+        instead("radius", contextlib.nullcontext),
+        again("radius"),
         (RADIUS,),
         (),
     ),
     Fault(
         "FreeRADIUS hangs",
         "check_failed",
-        lambda scene: scene.hang_radius(),
-        lambda scene: scene.unhang_radius(),
+        hang("radius"),
+        unhang("radius"),
         (RADIUS,),
         (),
     ),
     Fault(
         "FreeRADIUS on the host's address only",
         "listening_elsewhere",
-        lambda scene: scene.radius_instead(freeradius([LOCAL])),
-        lambda scene: scene.radius_instead(freeradius()),
+        instead("radius", lambda: freeradius(LOCAL)),
+        again("radius"),
         (RADIUS,),
         (),
     ),
     Fault(
         "RADIUS on all addresses answers from another",
         "answers_wrong_address",
-        lambda scene: scene.radius_instead(Everywhere()),
-        lambda scene: scene.radius_instead(freeradius()),
+        instead("radius", Everywhere),
+        again("radius"),
         (RADIUS,),
         (),
     ),
     Fault(
         "FreeRADIUS rejects",
         "check_failed",
-        lambda scene: scene.radius_instead(freeradius(password="another one")),
-        lambda scene: scene.radius_instead(freeradius()),
+        instead("radius", lambda: freeradius(password="another")),
+        again("radius"),
         (RADIUS,),
         (),
     ),
     Fault(
         "FreeRADIUS does not know the client",
         "check_failed",
-        lambda scene: scene.radius_instead(freeradius(client="10.1.0.21")),
-        lambda scene: scene.radius_instead(freeradius()),
+        instead("radius", lambda: freeradius(client="10.1.0.21")),
+        again("radius"),
         (RADIUS,),
         (),
     ),
     Fault(
         "TACACS+ refuses connections",
         "not_listening",
-        lambda scene: scene.tacacs_instead(Nobody()),
-        lambda scene: scene.tacacs_instead(scene.new_tacacs()),
+        instead("tacacs", contextlib.nullcontext),
+        again("tacacs"),
         (TACACS,),
         (),
     ),
     Fault(
         "TACACS+ hangs",
         "check_failed",
-        lambda scene: scene.tacacs_instead(Deaf(TACACS, tacacs.PORT, ["tcp"])),
-        lambda scene: scene.tacacs_instead(scene.new_tacacs()),
+        instead("tacacs", lambda: Deaf(TACACS, tacacs.PORT, ["tcp"])),
+        again("tacacs"),
         (TACACS,),
         (),
     ),
     Fault(
         "HTTP 500",
         "check_failed",
-        lambda scene: setattr(scene.web, "status", "500 Internal Server Error"),
-        lambda scene: setattr(scene.web, "status", "200 OK"),
+        instead("web", lambda: Web("500 Internal Server Error")),
+        again("web"),
         (WEB,),
         (),
     ),
 )
 
 AGENT = (
-    Fault("drained", "drained", lambda scene: scene.agent.call("drain", A), lambda scene: scene.agent.call("undrain"), (A,), ()),
-    Fault("agent hangs", "agent_stuck", lambda scene: scene.hang(), lambda scene: scene.unhang(), ALL, ()),
+    Fault(
+        "drained",
+        "drained",
+        lambda scene: scene.agent.call("drain", A),
+        lambda scene: scene.agent.call("undrain"),
+        (A,),
+        (),
+    ),
+    Fault("agent hangs", "agent_stuck", hang("agent"), unhang("agent"), ALL, ()),
     Fault("agent stopped", "agent_not_running", nothing, nothing, cut=(), agent=STOPPED),
 )
 

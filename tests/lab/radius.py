@@ -79,7 +79,7 @@ class FreeRadius:
     ) -> None:
         self.space = space
         self._folder = tempfile.TemporaryDirectory(prefix=f"radius-{space}-")
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         at = Path(self._folder.name)
         self._log, self._detail, self._output = at / "log", at / "detail", at / "output"
         kinds = [(address, kind, port) for address in addresses for kind, port in (("auth", AUTH), ("acct", ACCT))]
@@ -101,11 +101,11 @@ class FreeRadius:
         # In the foreground, with one process: it is stopped and paused like any other child.
         command = ["freeradius", "-f", "-d", self._folder.name, "-n", "radiusd"]
         with inside(self.space), self._output.open("wb") as output:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
         def ready() -> bool:
-            assert self._process
-            if self._process.poll() is not None:
+            assert self.process
+            if self.process.poll() is not None:
                 raise RuntimeError(f"FreeRADIUS ended: {self._output.read_text()}{self.log()[mark:]}")
             return "Ready to process requests" in self.log()[mark:]
 
@@ -113,21 +113,21 @@ class FreeRadius:
 
     def stop(self) -> None:
         """End it."""
-        if self._process:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.terminate()
-            self._process.wait(DEADLINE)
-            self._process = None
+        if self.process:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            self.process.wait(DEADLINE)
+            self.process = None
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """It has its sockets and does nothing."""
-        assert self._process
-        self._process.send_signal(signal.SIGSTOP)
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
         self.start()
