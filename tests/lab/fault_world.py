@@ -35,7 +35,7 @@ from tests.lab.world import RS1
 Serving = Callable[[], AbstractContextManager[Any]]
 
 SECRET = "shared-with-this-host"
-RATE = 10.0
+RATE = 20.0
 
 QUICK = """
 [agent]
@@ -142,7 +142,7 @@ class Watch:
             return all((self.told[address] == 200) is good for address in addresses)
 
         try:
-            wait_for(there, what, 40)
+            wait_for(there, what, 15)
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {self.words}") from None
 
@@ -228,9 +228,9 @@ class FaultWorld:
     def flowing(self) -> None:
         """Return once every client gets answers from the VIP."""
         for stream in self.streams.values():
-            stream.wait_answered(2)
+            stream.wait_answered(1)
 
-    def sent_since(self, moment: float, count: int = 4) -> None:
+    def sent_since(self, moment: float, count: int = 6) -> None:
         """Return once each client has asked *count* times after *moment*, and had time to get the answers."""
         enough = moment + count / RATE + 0.3
         wait_for(lambda: time.monotonic() > enough, "time to pass")

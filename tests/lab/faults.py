@@ -269,9 +269,9 @@ REVERSE_PATH = (
         "no_client_route way_back_missing",
         server("route del default"),
         server(DEFAULT),
-        (),
+        ALL,
         ALL4,
-        "the self-test cannot tell without one",
+        "without a route to them it is not known where balancers send to",
     ),
     Fault(
         "default route gone, no rp_filter",

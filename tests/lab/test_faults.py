@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.agent import has_inet_tables
-from tests.lab.fault_parts import ALL, RUNNING, Fault
+from tests.lab.fault_parts import RUNNING, Fault
 from tests.lab.fault_world import FaultWorld
 from tests.lab.faults import FAULTS
 from tests.lab.ledger import Ledger, duration
@@ -87,9 +87,11 @@ def test_it_is_told_named_and_got_over(fault: Fault, scene: FaultWorld, table: T
     else:
         row[1] = "agent stopped"
     table.rows.append((row[0], row[1], row[2], row[3], row[4]))
-    assert cut == set(fault.broken), "whose clients get no answer"
+    if fault.fresh:  # while it is fought over, answers come and go
+        assert cut <= set(fault.broken), "whose clients get no answer"
+    else:
+        assert cut == set(fault.broken), "whose clients get no answer"
     if fault.known:
         assert not right, "the doctor names it rightly by now: it is not known to be wrong any more"
     else:
         assert right, causes
-    assert set(ALL) == set(scene.watch.told)
