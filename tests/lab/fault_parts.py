@@ -88,7 +88,15 @@ class Fault:
 
 
 def _ip(space: str, *lines: str) -> Do:
-    return lambda _: ip_batch(space, lines)
+    """Where IPv6 is not seen from the words, a line begins with ``-6``, and is a command of its own."""
+
+    def do(_: FaultWorld) -> None:
+        ip_batch(space, [line for line in lines if not line.startswith("-6 ")])
+        for line in lines:
+            if line.startswith("-6 "):
+                run("ip", "-n", space, *line.split())
+
+    return do
 
 
 def server(*lines: str) -> Do:
@@ -128,6 +136,19 @@ def all_of(*doings: Do) -> Do:
     def do(scene: FaultWorld) -> None:
         for doing in doings:
             doing(scene)
+
+    return do
+
+
+def dummy_instead(link: str) -> Do:
+    """A dummy has the name of the link before anybody makes that again."""
+
+    def do(_: FaultWorld) -> None:
+        for _again in range(100):
+            with contextlib.suppress(RuntimeError):
+                ip_batch(RS1, [f"link del {link}", f"link add {link} type dummy"])
+                return
+        raise TimeoutError(f"somebody else is always faster to make {link}")
 
     return do
 

@@ -49,7 +49,7 @@ fall = 2
 interval = 0.5
 """
 CHECKS = "".join(
-    f'[[check]]\nprotocol = "{protocol}"\ninterval = 1\ntimeout = 0.5\nfall = 2\nrise = 1\n{more}'
+    f'[[check]]\nprotocol = "{protocol}"\ninterval = 1\ntimeout = 1\nfall = 2\nrise = 1\n{more}'
     for protocol, more in (
         ("radius", f'secret = "{SECRET}"\n'),
         (
@@ -94,7 +94,7 @@ class Watch:
     def __init__(self, agent: Agent) -> None:
         self._socket = str(Path(agent.file.parent, "http.sock"))
         self.told: dict[str, int] = dict.fromkeys(ALL, 0)
-        self.words: dict[str, str] = {}
+        self.words: dict[str, str] = {}  # the last ones that said why not
         self.changes: list[tuple[float, str, int]] = []
         self.rounds = 0
         self._done = threading.Event()
@@ -113,7 +113,9 @@ class Watch:
             for address in ALL:
                 status, words = self._ask(address)
                 if status != self.told[address]:
-                    self.told[address], self.words[address] = status, words
+                    self.told[address] = status
+                    if status != 200:
+                        self.words[address] = words
                     self.changes.append((time.monotonic(), address, status))
             self.rounds += 1
 

@@ -31,6 +31,7 @@ from tests.lab.fault_parts import (
     again,
     all_of,
     balancer,
+    dummy_instead,
     file,
     firewall,
     hang,
@@ -56,9 +57,9 @@ from tests.lab.world import BALANCER_IP
 
 MODPROBE, SYSCTL = "/etc/modprobe.d/lab.conf", "/etc/sysctl.d/99-lab.conf"
 FIRST, DEAD = "10.3.0.1", "10.3.0.99"  # the router, and nobody
-DEFAULT, DEFAULT6 = f"route replace default via {FIRST}", "-6 route replace default via fd00:3::1"
+DEFAULT, DEFAULT6 = f"route replace default via {FIRST}", "route replace default via fd00:3::1"
 TUN_IPIP = f"type ipip local {LOCAL}"
-ON_CARD = "-6 address replace fd00:3::11/64 dev eth0 nodad"
+ON_CARD = "address replace fd00:3::11/64 dev eth0 nodad"
 
 _NOT_THE_CARD = "the self-test does not come by the card"
 _NOT_THE_WAY_BACK = "the self-test gets no answer, so it does not see the way back"
@@ -88,7 +89,7 @@ TUNNELS = (
     Fault(
         "tunnel replaced by a dummy of its name",
         "tunnel_other tunnel_missing",
-        server("link del dsr-ipip", "link add dsr-ipip type dummy"),
+        dummy_instead("dsr-ipip"),
         server("link del dsr-ipip"),
         IPIP,
     ),

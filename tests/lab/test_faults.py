@@ -69,7 +69,6 @@ def test_it_is_told_named_and_got_over(fault: Fault, scene: FaultWorld, table: T
         scene.sent_since(told)
         cut = scene.cut(told, time.monotonic() - 0.3)
         unready = scene.watch.unready(injected)
-        words = dict(scene.watch.words)
     finally:
         undone = time.monotonic()
         (fault.undo or FaultWorld.apply)(scene)
@@ -81,9 +80,11 @@ def test_it_is_told_named_and_got_over(fault: Fault, scene: FaultWorld, table: T
     right = first in fault.causes.split()
     row = [str(fault.name), "-", first, duration(again), "yes" if right else f"no: {fault.known}"]
     if fault.agent == RUNNING:
-        row[1] = duration(max(unready.values())) if unready else "stays 200"
-        table.fell += [max(unready.values())] * bool(unready)
-        assert set(unready) == set(fault.unready), {address: words[address] for address in unready}
+        row[1] = "stays 200"
+        if unready:
+            row[1] = duration(max(unready.values()))
+            table.fell.append(max(unready.values()))
+        assert set(unready) == set(fault.unready), {address: scene.watch.words[address] for address in unready}
     else:
         row[1] = "agent stopped"
     table.rows.append((row[0], row[1], row[2], row[3], row[4]))
