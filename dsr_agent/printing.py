@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dsr_agent.config import Loaded
-from dsr_agent.service.drain_keeper import moment
 from dsr_agent.service.selftest import Trial
+from dsr_agent.service.span_keeper import DRAIN, HOLD, Asked, moment
 from dsr_agent.service.status import (
     Findings,
     Status,
@@ -28,6 +28,7 @@ from dsr_agent.truth.findings import said, suspect
 
 # What a person reads on one screen; the rest is counted. JSON always has all of it.
 _ON_A_SCREEN = 20
+_NOTHING: Mapping[str, Any] = {"vips": []}
 
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -56,34 +57,35 @@ def checked_json(loaded: Loaded) -> dict[str, Any]:
 # --- plan, apply, teardown --------------------------------------------------------------------------------------------
 
 
-def plan(todo: Plan) -> str:
-    """The steps and why, then what cannot be had."""
-    if not todo:
-        return "in sync: nothing to do"
-    lines = [f"{action}  ({action.why})" for action in todo.actions]
-    return "\n".join([*_some(lines), *_some([f"cannot: {problem}" for problem in todo.problems])])
+def plan(todo: Plan, holds: Mapping[str, Any] | None = None) -> str:
+    """The steps and why, what cannot be had, and what is left alone because somebody holds it."""
+    lines = _some([f"{action}  ({action.why})" for action in todo.actions])
+    lines += _some([f"cannot: {problem}" for problem in todo.problems])
+    return "\n".join([*(lines or ["in sync: nothing to do"]), *held(holds)])
 
 
-def plan_json(todo: Plan) -> dict[str, Any]:
+def plan_json(todo: Plan, holds: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The same for machines."""
     return {
+        "held": (holds or _NOTHING)["vips"],
         "in_sync": not todo,
         "actions": [action_json(action) for action in todo.actions],
         "problems": problems_json(todo.problems),
     }
 
 
-def report(done: Report) -> str:
+def report(done: Report, holds: Mapping[str, Any] | None = None) -> str:
     """What was done, what was not, and whether the host is now as the file says."""
     lines = [outcomes(done.outcomes, "nothing to do")]
     lines += _some([f"cannot: {problem}" for problem in done.remaining.problems])
     lines.append("in sync" if done.in_sync else "not in sync")
-    return "\n".join(lines)
+    return "\n".join([*lines, *held(holds)])
 
 
-def report_json(done: Report) -> dict[str, Any]:
+def report_json(done: Report, holds: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The same for machines."""
     return {
+        "held": (holds or _NOTHING)["vips"],
         "in_sync": done.in_sync,
         "seconds": round(done.seconds, 6),
         "outcomes": [_outcome_json(outcome) for outcome in done.outcomes],
@@ -104,12 +106,17 @@ def outcomes_json(found: Iterable[Outcome], remaining: Plan) -> dict[str, Any]:
 # --- status -----------------------------------------------------------------------------------------------------------
 
 
-def status(now: Status, says: Mapping[str, Any] | None = None, listeners: Findings | None = None) -> str:
+def status(
+    now: Status,
+    says: Mapping[str, Any] | None = None,
+    listeners: Findings | None = None,
+    holds: Mapping[str, Any] | None = None,
+) -> str:
     """A line for each tunnel and VIP, with what is wrong with it; *says* is what the running agent adds."""
     state = "in sync" if not now.todo else "not in sync"
     agent = f"running (process {now.running})" if now.running else "not running"
     lines = [f"{state}; the agent is {agent}"]
-    lines += _said(says)
+    lines += _said(says) + held(holds)
     troubles = troubles_of(now.todo)
     guard = guard_row(now)
     if now.desired.tunnels:
@@ -138,15 +145,19 @@ def _vips(rows: list[dict[str, Any]]) -> list[str]:
             lines += [f"  {each['service']}: {each['state']}" for each in services]
     if few:
         return lines
-    return [*_some(lines), f"{sum(not row['troubles'] for row in rows)} of {len(rows)} VIPs are there"]
+    there = sum(row["present"] and not row["troubles"] for row in rows)
+    return [*_some(lines), f"{there} of {len(rows)} VIPs are there"]
 
 
 def status_json(
-    now: Status, says: Mapping[str, Any] | None = None, listeners: Findings | None = None
+    now: Status,
+    says: Mapping[str, Any] | None = None,
+    listeners: Findings | None = None,
+    holds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The same for machines."""
     found = as_json(now, listeners or {})
-    found["agent"] |= says or {}
+    found["agent"] |= {"held": holds or _NOTHING, **(says or {})}
     return found
 
 
@@ -198,20 +209,30 @@ def _check(row: Mapping[str, Any]) -> str:
     return f"{row['state']}{took if row['up'] and row['asked'] else ''}"
 
 
-# --- drain ------------------------------------------------------------------------------------------------------------
+# --- drain and hold ---------------------------------------------------------------------------------------------------
+
+
+def held(found: Mapping[str, Any] | None) -> list[str]:
+    """What is held, and until when."""
+    return _some([f"VIP {row['vip']} is held {_until(row, HOLD)}{_gone(row)}" for row in (found or _NOTHING)["vips"]])
 
 
 def drained(found: Mapping[str, Any]) -> list[str]:
     """What is drained, until when, and what still arrives; *found* is what the agent says of it."""
-    lines = [f"all VIPs are drained {_until(found['host'])}"] if found["host"] else []
-    for row in found["vips"]:
-        gone = "" if row["declared"] else "; it is not in the file"
-        lines.append(f"VIP {row['vip']} is drained {_until(row)}{gone}{_arriving(row['arriving'])}")
+    lines = [f"all VIPs are drained {_until(found['host'], DRAIN)}"] if found["host"] else []
+    lines += [
+        f"VIP {row['vip']} is drained {_until(row, DRAIN)}{_gone(row)}{_arriving(row['arriving'])}"
+        for row in found["vips"]
+    ]
     return _some(lines)
 
 
-def _until(span: Mapping[str, Any]) -> str:
-    return "until somebody undrains" if span["until"] is None else f"until {moment(span['until'])}"
+def _until(span: Mapping[str, Any], asked: Asked) -> str:
+    return f"until somebody {asked.ends}" if span["until"] is None else f"until {moment(span['until'])}"
+
+
+def _gone(row: Mapping[str, Any]) -> str:
+    return "" if row["declared"] else "; it is not in the file"
 
 
 def _arriving(found: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.config.check_values import PROTOCOLS
 from dsr_agent.config.settings import (
+    AgentCheckSettings,
     AgentSettings,
     GuardSettings,
     HttpSettings,
@@ -23,6 +24,7 @@ from dsr_agent.config.wording import KeyPath, Refused, closest, quoted, show
 KEYS: Mapping[str, tuple[str, ...]] = {
     "agent": tuple(AgentSettings.model_fields),
     "http": tuple(HttpSettings.model_fields),
+    "agent_check": tuple(AgentCheckSettings.model_fields),
     "guard": tuple(GuardSettings.model_fields),
     "listeners": tuple(ListenersSettings.model_fields),
     "probe": tuple(ProbeSettings.model_fields),
@@ -42,6 +44,7 @@ _MISSING = {
 _EXAMPLE = {
     "agent": '{"log_level": "debug"}',
     "http": '{"listen": ["127.0.0.1:9177"]}',
+    "agent_check": '{"listen": ["0.0.0.0:8190"]}',
     "guard": '{"required": true}',
     "listeners": '{"fall": 2}',
     "probe": '{"rate": 20}',

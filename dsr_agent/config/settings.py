@@ -1,9 +1,9 @@
 """
 The file as a model: which keys there are, what they default to, and which values can stand.
 
-A file holds ``[agent]``, ``[http]``, ``[guard]``, ``[listeners]``, ``[probe]``, any number of ``[[tunnel]]``,
-``[[vip]]`` and ``[[check]]`` (see `check_settings`). The readers of single values are in `values`, what must agree
-between several entries in `agreement`.
+A file holds ``[agent]``, ``[http]``, ``[agent_check]``, ``[guard]``, ``[listeners]``, ``[probe]``, any number of
+``[[tunnel]]``, ``[[vip]]`` and ``[[check]]`` (see `check_settings`). The readers of single values are in `values`, what
+must agree between several entries in `agreement`.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class AgentSettings(Section):
 class HttpSettings(Section):
     """``[http]``: where health and metrics are served."""
 
-    listen: Annotated[Several[Annotated[str, BeforeValidator(values.listen)]], several('["127.0.0.1:9177"]')] = (
-        "127.0.0.1:9177",
-    )
+    listen: Annotated[
+        Several[Annotated[str, BeforeValidator(values.listen("127.0.0.1:9177"))]], several('["127.0.0.1:9177"]')
+    ] = ("127.0.0.1:9177",)
     socket: Annotated[str, BeforeValidator(values.socket_path)] | None = None
     """The unix socket for this host's own tools; `None` is the service's runtime directory."""
     # Read before the next two, which are worth nothing without it.
@@ -86,6 +86,14 @@ class HttpSettings(Section):
             wanted = 'write certificate = "/etc/dsr-agent/cert.pem" too'
             raise Refused(f"found {show(value)}, but no certificate: {wanted}, or remove {info.field_name}")
         return value
+
+
+class AgentCheckSettings(Section):
+    """``[agent_check]``: where load balancers are told in one line of text how VIPs are."""
+
+    listen: Annotated[
+        Several[Annotated[str, BeforeValidator(values.listen("0.0.0.0:8190"))]], several('["0.0.0.0:8190"]')
+    ] = ()
 
 
 class GuardSettings(Section):
@@ -188,6 +196,7 @@ class Settings(BaseSettings):
 
     agent: AgentSettings = AgentSettings()
     http: HttpSettings = HttpSettings()
+    agent_check: AgentCheckSettings = AgentCheckSettings()
     guard: GuardSettings = GuardSettings()
     listeners: ListenersSettings = ListenersSettings()
     probe: ProbeSettings = ProbeSettings()

@@ -356,27 +356,28 @@ def service(value: object) -> str:
     raise Refused(f'found {show(text)}: write "udp/PORT" or "tcp/PORT", e.g. "udp/1812"')
 
 
-def listen(value: object) -> str:
-    """Where HTTP is served: ``host:port``, an IPv6 host in brackets."""
-    wanted = 'write "host:port", e.g. "127.0.0.1:9177" or "[::1]:9177"'
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536:
-        raise Refused(f'found {value}: write "127.0.0.1:{value}"')
-    text = text_of(value, wanted)
-    host, colon, port = text.rpartition(":")
-    if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
-        raise Refused(f"found {show(text)}: {wanted}")
-    if not host:
-        raise Refused(f'found {show(text)}: write "127.0.0.1:{port}" for this host only, "0.0.0.0:{port}" for all')
-    if host.startswith("[") and host.endswith("]"):
-        good = _ipv6(host[1:-1]) and "/" not in host
-    elif re.fullmatch(r"[0-9.]+", host):
-        good = _dotted(host)
-    else:
-        good = bool(_HOST.fullmatch(host))
-    if not good:
-        fixed = f'write "[{host}]:{port}"' if _ipv6(host) else wanted
-        raise Refused(f"found {show(text)}: {fixed}")
-    return text
+def listen(example: str) -> Callable[[object], str]:
+    """A reader of where something is served: ``host:port``, an IPv6 host in brackets."""
+    usual, _, number = example.rpartition(":")
+    wanted = f'write "host:port", e.g. "{example}" or "[::1]:{number}"'
+
+    def read(value: object) -> str:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536:
+            raise Refused(f'found {value}: write "{usual}:{value}"')
+        text = text_of(value, wanted)
+        host, colon, port = text.rpartition(":")
+        if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
+            raise Refused(f"found {show(text)}: {wanted}")
+        if not host:
+            raise Refused(f'found {show(text)}: write "127.0.0.1:{port}" for this host only, "0.0.0.0:{port}" for all')
+        good = _dotted(host) if re.fullmatch(r"[0-9.]+", host) else bool(_HOST.fullmatch(host))
+        if host.startswith("[") and host.endswith("]"):
+            good = _ipv6(host[1:-1]) and "/" not in host
+        if not good:
+            raise Refused(f"found {show(text)}: " + (f'write "[{host}]:{port}"' if _ipv6(host) else wanted))
+        return text
+
+    return read
 
 
 def file_path(example: str) -> Callable[[object], str]:

@@ -171,9 +171,11 @@ class Capture:
     def _take(self, ready: socket.socket) -> None:
         for _ in range(_ENOUGH):
             try:
-                data, (link, protocol, direction, _, _) = ready.recvfrom(_ROOM)
+                data, (link, protocol, direction, hardware, _) = ready.recvfrom(_ROOM)
             except OSError:  # nothing more; or the link went down, which is another one's subject
                 return
+            if hardware in _NO_CARDS or direction not in (_TO_THIS_HOST, _LEAVING):
+                continue  # one that got in while the filter was being attached
             self._seen.looked_at += 1
             if direction == _LEAVING:
                 if found := leaving(link, protocol, data):

@@ -37,12 +37,12 @@ _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}
 _BEFORE_THE_GUARD, _BEFORE_ALL = -311, -10_000
 
 
-def _marking(priority: int) -> str:
+def _marking(table: str, priority: int) -> str:
     """Owned, so that the kernel takes it away should this process die meanwhile."""
     return f"""
-add table {FAMILY} {_TABLE}
-delete table {FAMILY} {_TABLE}
-table {FAMILY} {_TABLE} {{
+add table {FAMILY} {table}
+delete table {FAMILY} {table}
+table {FAMILY} {table} {{
     flags owner;
     chain marking {{
         type filter hook prerouting priority {priority}; policy accept;
@@ -51,9 +51,6 @@ table {FAMILY} {_TABLE} {{
     }}
 }}
 """
-
-
-_UNMARKING = f"delete table {FAMILY} {_TABLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +94,26 @@ def foreign_drops(
     """
     Watch for at most *seconds*: how many packets were seen that the guard had let in, and who dropped some of them.
 
-    *early*: also who dropped some before the guard was asked, of strangers, too. *started* is called once packets
-    are followed. Ends early when enough was seen. Blocks; raises `OSError` where nothing can be traced.
+    Ends sooner when enough was seen. *early*: also who dropped some before the guard was asked, of strangers, too, and
+    never sooner. *started* is called once packets are followed. Blocks; raises `OSError` where nothing can be traced.
     """
+    # One of its own, because the agent may follow packets at the same time.
+    table, priority = (f"{_TABLE}_early", _BEFORE_ALL) if early else (_TABLE, _BEFORE_THE_GUARD)
     nftables = Nftables()
     listening = Monitor(_RECEIVE_BUFFER, _NETLINK_NETFILTER, (_NFNLGRP_NFTRACE,))
     try:
-        _, complaint = nftables.run(_marking(_BEFORE_ALL if early else _BEFORE_THE_GUARD))
+        _, complaint = nftables.run(_marking(table, priority))
         if complaint:
             raise OSError(complaint)
         started()
         reader = _Reader(early)
         until = time.monotonic() + seconds
-        while reader.seen < _ENOUGH and (left := until - time.monotonic()) > 0:
+        while (early or reader.seen < _ENOUGH) and (left := until - time.monotonic()) > 0:
             select.select([listening], [], [], left)
             reader.take(listening.drain(_A_DROP, lambda: None))
         return reader.seen, list(reader.drops)
     finally:
-        nftables.run(_UNMARKING)
+        nftables.run(f"delete table {FAMILY} {table}")
         nftables.close()
         listening.close()
 
@@ -152,7 +151,7 @@ class _Reader:
                 self._ours.add(trace)
             return
         # The same packet is told under one number as it arrives and under another as it comes out of the tunnel.
-        if dropped and (self._early or trace in self._ours) and table != _TABLE:
+        if dropped and (self._early or trace in self._ours) and not table.startswith(_TABLE):
             by_policy = int.from_bytes(told[_TYPE], "big") == _BY_POLICY
             handle = int.from_bytes(told.get(_RULE, b""), "big")
             how = "its policy" if by_policy else f"the rule with handle {handle}"

@@ -63,6 +63,11 @@ class Fights:
         """The keys that are not to be touched at *now*."""
         return frozenset(key for key, quarrel in self._quarrels.items() if quarrel.until > now)
 
+    def settle(self, keys: Iterable[Key]) -> None:
+        """Forget what was about *keys*: whoever undid them has said what is wanted."""
+        for key in keys:
+            self._quarrels.pop(key, None)
+
     def going_on(self, now: float) -> Mapping[Key, int]:
         """The keys that are fought over at *now*, and how often each was repaired within the window."""
         for key, quarrel in list(self._quarrels.items()):

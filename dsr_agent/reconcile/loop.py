@@ -21,7 +21,7 @@ from dsr_agent.reconcile.resolve import missing_modules, targets
 from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
 from dsr_agent.state.errors import NotYet, Transient
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, GUARD, HOST, THIS_HOST, Changes, Desired, Key, Observed, Scope
+from dsr_agent.state.model import EVERYTHING, GUARD, HOST, THIS_HOST, Changes, Desired, Ip, Key, Observed, Scope
 from dsr_agent.state.report import Cause, Outcome, Report, Result
 from dsr_agent.state.why import Why
 
@@ -70,7 +70,7 @@ class Reconciler:
     Keeps one host as the file says.
 
     *publish* gets every `Report`. *turned* is called whenever the loop comes round, by the loop itself: a loop that
-    is stuck does not call it. `reload` and `stop` may be called at any time from the same event loop.
+    is stuck does not call it. `reload`, `hold` and `stop` may be called at any time from the same event loop.
     """
 
     def __init__(
@@ -96,15 +96,28 @@ class Reconciler:
         self._due: dict[str, float] = {}
         self._nudge = asyncio.Event()
         self._reload = False
+        self._held: frozenset[Ip] = frozenset()
+        self._taken_in_hand = Scope()
         self._stopping = False
         self._changes: asyncio.Task[Changes] | None = None
 
     def reload(self, desired: Desired, rhythm: Rhythm | None = None) -> None:
         """Go on with another file."""
-        self._desired = desired
+        self._desired = desired.holding(self._held)
         self._rhythm = rhythm or self._rhythm
         self._reload = True
         self._nudge.set()
+
+    def hold(self, ips: frozenset[Ip]) -> None:
+        """Leave these VIPs as they are from the next pass on, and keep all others; that pass comes at once."""
+        places = self._desired.key_of_ip
+        changed = frozenset(places[ip] for ip in ips ^ self._held if ip in places)
+        self._held = ips
+        self._desired = self._desired.holding(ips)
+        if changed:
+            self._fights.settle(changed)
+            self._taken_in_hand |= Scope(host=True, addresses=changed)
+            self._nudge.set()
 
     def stop(self) -> None:
         """Finish the pass that is under way and return from `run`; the host stays as it is."""
@@ -114,6 +127,7 @@ class Reconciler:
     async def run(self) -> None:
         """Passes until `stop`: one over everything at once, then whenever there is a reason."""
         wake: _Wake | None = _Wake(EVERYTHING, Cause.START, {})
+        self._taken_in_hand = Scope()
         try:
             while wake and not self._stopping:
                 try:
@@ -223,14 +237,18 @@ class Reconciler:
             self._turned()
             if self._reload:
                 self._reload = False
+                self._taken_in_hand = Scope()
                 return _Wake(EVERYTHING, Cause.RELOAD, {})
+            if self._taken_in_hand:
+                scope, self._taken_in_hand = self._taken_in_hand, Scope()
+                return _Wake(scope, Cause.HOLD, {})
             changes = await self._wait(min(*self._due.values(), self._clock.now() + self._rhythm.beat))
             if changes:
                 wake = self._concern(await self._collect(changes))
                 if wake and not self._reload:
                     return wake
-            if self._reload:
-                continue  # which looks at everything
+            if self._reload or self._taken_in_hand:
+                continue
             now = self._clock.now()
             for name, scope, cause in (
                 ("resync", EVERYTHING, Cause.DRIFT),

@@ -93,7 +93,7 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
         if scope.everything:
             _sweep_addresses(desired, wanted, observed, steps)
     for key in keys:
-        if key.link not in missing_devices and key not in blocked:
+        if key.ip not in desired.held and key.link not in missing_devices and key not in blocked:
             _plan_vip(key, desired, observed, steps)
     return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems), tuple(steps.warnings))
 
@@ -169,9 +169,9 @@ def _plan_conflicts(desired: Desired, observed: Observed, steps: _Steps) -> froz
     """
     blocked = set()
     for key, address in observed.addresses.items():
-        if key in desired.addresses or key.ip not in desired.key_of_ip or owns_address(address):
+        wanted = desired.key_of_ip.get(key.ip)
+        if wanted is None or key in desired.addresses or key.ip in desired.held or owns_address(address):
             continue
-        wanted = desired.key_of_ip[key.ip]
         link = observed.links.get(key.link)
         remedy = f"ip addr del {key.ip}/{key.prefixlen} dev {key.link}"
         if key.ip.version == 6 and key.link == wanted.link:
@@ -375,7 +375,7 @@ def _sweep_addresses(desired: Desired, wanted: Wanted, observed: Observed, steps
     kept = {tunnel_address(name).key for name in wanted.waiting}
     for key, address in observed.addresses.items():
         if owns_address(address) and key not in desired.addresses and key not in wanted.addresses:
-            if key not in kept and key.link not in going:
+            if key not in kept and key.link not in going and key.ip not in desired.held:
                 vip = desired.key_of_ip.get(key.ip)
                 # IPv6 has an address once on a link, whatever its prefix: this one has to go before the VIP can come.
                 in_the_way = key.ip.version == 6 and vip is not None and vip.link == key.link

@@ -6,6 +6,7 @@ The loop writes and never waits; whoever reads is in another thread and gets who
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from dsr_agent.state.model import Ip
 from dsr_agent.state.report import Report
 from dsr_agent.truth.arrivals import Arrival
 from dsr_agent.truth.checks import ByVip
-from dsr_agent.truth.drains import Drains
 from dsr_agent.truth.listeners import Standings
+from dsr_agent.truth.spans import Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +65,25 @@ class Board:
         """Why that cannot be known, where it cannot."""
         self.checks: ByVip = {}
         """What applications answered. The loop changes it in place: who goes through it copies it first."""
-        self.drains = Drains()
+        self.drains = Spans()
         """What is drained; some of it may be over."""
+        self.holds = Spans()
+        """What is held; some of it may be over. What the loop goes by is in the overview."""
+        self._passed = threading.Condition()
         self.arrivals: Mapping[Ip, Arrival] = {}
         """What still arrives for what is drained, where the guard counts it."""
 
     def add(self, report: Report) -> None:
         """A pass has ended."""
         self.counts.add(report, self.overview.undone)
-        self.overview = self.overview.after(report)
+        with self._passed:
+            self.overview = self.overview.after(report)
+            self._passed.notify_all()
+
+    def until(self, condition: Callable[[Overview], bool], seconds: float) -> bool:
+        """Wait in another thread for a pass after which *condition* holds; whether it came within so many seconds."""
+        with self._passed:
+            return self._passed.wait_for(lambda: condition(self.overview), seconds)
 
     def turned(self) -> None:
         """The loop has come round."""
@@ -104,7 +115,8 @@ def sentence(overview: Overview, file: FileState) -> str:
     if not overview.passes:
         text = "starting"
     elif overview.in_sync:
-        text = f"in sync: {tunnels} tunnel{'s' * (tunnels != 1)}, {vips} VIP{'s' * (vips != 1)}"
+        held = f", {len(overview.desired.held)} of them held" if overview.desired.held else ""
+        text = f"in sync: {tunnels} tunnel{'s' * (tunnels != 1)}, {vips} VIP{'s' * (vips != 1)}{held}"
     else:
         key, reasons = next(iter(overview.undone.items()))
         more = f" (and {len(overview.undone) - 1} more)" if len(overview.undone) > 1 else ""

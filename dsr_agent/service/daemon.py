@@ -24,14 +24,15 @@ from dsr_agent.service.checks import memory
 from dsr_agent.service.checks.memory import Memory
 from dsr_agent.service.checks.schedule import Checks
 from dsr_agent.service.clock import SteadyClock
-from dsr_agent.service.drain_keeper import DrainKeeper, place
 from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.service.listeners import Beat, Listeners
 from dsr_agent.service.narrator import Narrator
 from dsr_agent.service.notify import Notifier
 from dsr_agent.service.probing import SelfTest
+from dsr_agent.service.span_keeper import DRAIN, HOLD, Keepers, SpanKeeper, place
 from dsr_agent.state.errors import ConfigError
 from dsr_agent.state.report import Cause, Report
+from dsr_agent.truth.spans import Spans
 
 if TYPE_CHECKING:
     from dsr_agent.service.web.server import Web
@@ -58,7 +59,10 @@ class Daemon:
         self._notifier = Notifier(os.environ)
         self._board = Board()
         self._narrator = Narrator(loaded.desired)
-        self._keeper = DrainKeeper(self._board, place(os.environ))
+        self._keepers = Keepers(
+            SpanKeeper(DRAIN, self._board, place(DRAIN, os.environ), self._show_drains),
+            SpanKeeper(HOLD, self._board, place(HOLD, os.environ), self._show_holds),
+        )
         self._listeners = Listeners(self._board, _beat(loaded))
         self._checks = Checks(self._board, loaded.settings.check, Memory(memory.place(os.environ)))
         self._web: Web | None = None
@@ -80,6 +84,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         warn(self._loaded)
+        self._keepers.holds.load()  # before the first pass: it must not put back what is held
+        self._hold()
         try:
             await self._reconciler.run()
         finally:
@@ -116,7 +122,7 @@ class Daemon:
         await self._host.warm_up()
         try:
             # Before anybody can ask, so that a restart says nothing else than was said before it.
-            await asyncio.to_thread(self._keeper.load)
+            await asyncio.to_thread(self._keepers.drains.load)
             await self._checks.load()
             await self._listeners.look()
             self._web = await asyncio.to_thread(self._make_web)
@@ -127,17 +133,35 @@ class Daemon:
             _kept_up("listeners", self._listeners.watch),
             _kept_up("applications", self._checks.watch),
             _kept_up("the self-test", self._self_test.run),
-            _kept_up("drains", self._keeper.watch),
-            _kept_up("arrivals", lambda: arrivals.watch(self._board, self._keeper.changed)),
+            _kept_up("drains", self._keepers.drains.watch),
+            _kept_up("holds", self._keepers.holds.watch),
+            _kept_up("held VIPs", self._follow_holds),
+            _kept_up("arrivals", lambda: arrivals.watch(self._board, self._keepers.drains.changed)),
         )
 
     def _make_web(self) -> Web:
         from dsr_agent.service.web import assembly  # noqa: PLC0415  as long as all other imports together
 
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        web = assembly.web(self._board, self._keeper, self._host.farewells, lambda: self._host.announcements_lost)
+        web = assembly.web(self._board, self._keepers, self._host.farewells, lambda: self._host.announcements_lost)
         web.start(assembly.wanted(self._loaded.settings))
         return web
+
+    def _show_drains(self, spans: Spans) -> None:
+        self._board.drains = spans
+
+    def _show_holds(self, spans: Spans) -> None:
+        self._board.holds = spans
+
+    def _hold(self) -> None:
+        self._reconciler.hold(frozenset(self._keepers.holds.spans.current(self._board.wall()).vips))
+
+    async def _follow_holds(self) -> None:
+        """Have the loop go by what is held; until cancelled."""
+        while True:
+            self._keepers.holds.changed.clear()
+            self._hold()
+            await self._keepers.holds.changed.wait()
 
     def _reload(self) -> None:
         self._notifier.reloading()

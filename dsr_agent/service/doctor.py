@@ -57,7 +57,6 @@ async def examine(
         ways=selftest.ways(wanted),
         named=tuple(named),
         listening=look_once(desired, observed),
-        agent=await asyncio.to_thread(_agent, loaded),
     )
     links = [way.link.name for way in evidence.ways.values()]
     with contextlib.closing(Channel()) as channel:
@@ -70,6 +69,7 @@ async def examine(
     return replace(
         evidence,
         told_mss=dict(told_mss(desired, wanted, observed)) if _tells(desired, wanted) else {},
+        agent=await asyncio.to_thread(_agent, loaded),  # one that has just started serves HTTP by now
         elsewhere=await asyncio.to_thread(_elsewhere, evidence),
         sysctl_files={path: settings_of(_ROOT, path) for path in _reverse_paths(links)},
     )

@@ -46,6 +46,8 @@ class Kind(StrEnum):
     CHECK_PASSED = "b81f6d2e09c74a5f8e3b7c1d4a92f650"
     DRAINED = "02d0ae9eab604c61a61db805e13212ab"
     UNDRAINED = "6d320e1f5f15454683c93a858c7a4fe8"
+    HELD = "ca6a17e7b5cc46d08a33d98ef8985d12"
+    RELEASED = "675d873902da48e0b83cc2d32f1ba4bf"
 
 
 def about(key: Key, desired: Desired) -> Fields:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dsr_agent.guard.counters import Count
 from dsr_agent.state.model import Ip
+from dsr_agent.state.probe import Sight
 from dsr_agent.truth.findings import said
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
@@ -26,7 +27,7 @@ class Probes:
     pairs: int = 0
     sent: int = 0
     lost: int = 0
-    reaches: dict[Pair, Reach] = field(default_factory=dict)
+    reaches: dict[Pair, Reach[Sight]] = field(default_factory=dict)
     fallen: dict[Ip, Mapping[str, str]] = field(default_factory=dict)
     silent: str = ""
     own: dict[str, Count] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class Probes:
         self.reaches.clear()
         self.fallen.clear()
 
-    def show(self, pair: Pair, reach: Reach | None) -> None:
+    def show(self, pair: Pair, reach: Reach[Sight] | None) -> None:
         """Another reach was reached about *pair*, or it is not tried any more (None)."""
         fallen = dict(self.fallen.get(pair.vip, {}))
         fallen.pop(pair.tunnel, None)

@@ -151,7 +151,7 @@ class SelfTest:
     # --- one packet ------------------------------------------------------------------------------------------------
 
     async def _one(self, prober: Fires, rotation: Rotation, pair: Pair, now: float) -> None:
-        before = self._board.probes.reaches.get(pair, Reach())
+        before: Reach[Sight] = self._board.probes.reaches.get(pair, Reach())
         try:
             sight = await self._fire(prober, pair, before)
         except Exception:  # a self-test that stumbles says nothing about the VIP, and the next one may not
@@ -164,7 +164,7 @@ class SelfTest:
         if pair in rotation.pairs:
             self._record(pair, before, after)
 
-    async def _fire(self, prober: Fires, pair: Pair, before: Reach) -> Sight:
+    async def _fire(self, prober: Fires, pair: Pair, before: Reach[Sight]) -> Sight:
         way, client = self._scene.ways.get(pair.tunnel), self._scene.clients.get(pair.vip.version)
         if way is None or client is None:
             return Sight(Seen.UNKNOWN)
@@ -193,12 +193,12 @@ class SelfTest:
                 log.warning("the self-test says nothing: %s", sight.why, extra=carrying(Kind.WARNED))
             probes.silent = sight.why
 
-    def _record(self, pair: Pair, before: Reach, after: Reach) -> None:
+    def _record(self, pair: Pair, before: Reach[Sight], after: Reach[Sight]) -> None:
         self._board.probes.show(pair, after)
         if after.state is not before.state:
             self._tell(pair, before, after)
 
-    def _tell(self, pair: Pair, before: Reach, after: Reach) -> None:
+    def _tell(self, pair: Pair, before: Reach[Sight], after: Reach[Sight]) -> None:
         fields = (("VIP", str(pair.vip)), ("TUNNEL", pair.tunnel))
         fallen = len(self._board.probes.fallen)
         if after.state is Reached.FALLEN and after.last:

@@ -2,22 +2,54 @@
 Why a VIP is not ready to be sent requests.
 
 It is not as the file says, the self-test does not reach it, nobody listens, the application does not answer, or it is
-drained. Pure.
+drained or held. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import NamedTuple
 
 from dsr_agent.service.ledger import Probes
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
-from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, LinkKey, Vip
+from dsr_agent.service.subjects import Sort, sort_of
+from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, Key, LinkKey, Vip
 from dsr_agent.truth.checks import ByVip
-from dsr_agent.truth.drains import Drains
 from dsr_agent.truth.listeners import Standings, services_of
+from dsr_agent.truth.spans import Spans
 
-DRAINED = "drained"
+
+class About(StrEnum):
+    """What a reason is about: few words, which metrics carry as a label."""
+
+    STARTING = "starting"
+    STUCK = "stuck"
+    HELD = "held"
+    DRAINED = "drained"
+    VIP = "vip"
+    DEVICE = "device"
+    TUNNEL = "tunnel"
+    GUARD = "guard"
+    HOST = "host"
+    SELF_TEST = "self_test"
+    SERVICE = "service"
+    CHECK = "check"
+
+
+class Reason(NamedTuple):
+    """Why something is not ready, for machines and for people."""
+
+    about: About
+    text: str
+
+
+DRAINED = Reason(About.DRAINED, "drained")
+HELD = Reason(About.HELD, "held")
+
+# A VIP needs all that belongs to its tunnels: link, address, sysctls, modules.
+_ABOUT = {Sort.VIP: About.VIP, Sort.DEVICE: About.DEVICE, Sort.GUARD: About.GUARD, Sort.HOST: About.HOST}
 
 
 class Readiness:
@@ -35,7 +67,7 @@ class Readiness:
         *,
         probes: Probes,
         services: Standings,
-        drains: Drains,
+        drains: Spans,
         now: float,
         status: Callable[[], Status],
         checks: ByVip,
@@ -47,53 +79,70 @@ class Readiness:
         self._now = now
         self._status = status
         self._checks = checks
-        self._tunnels: dict[str, tuple[str, ...]] = {}
+        self._tunnels: dict[str, tuple[Reason, ...]] = {}
 
-    def everything(self) -> list[str]:
+    def everything(self) -> list[Reason]:
         """
         Why this host is not ready, whatever it is about.
 
-        Single VIPs that are drained are meant to be, and say nothing against the others.
+        Single VIPs that are drained or held are meant to be, and say nothing against the others.
         """
-        undone = self._overview.undone
-        vips = self._overview.desired.vips
-        drained = self._drains.of_host(self._now) or (vips and all(self._drains.of(key.ip, self._now) for key in vips))
-        found = [DRAINED] if drained else []
-        found += [f"{key}: {reason}" for key, reasons in undone.items() for reason in reasons]
-        where = self._overview.desired.key_of_ip
-        fallen = [where[ip] for ip in self._probes.fallen.copy() if ip in where]
-        found += [f"{key}: {reason}" for key in fallen for reason in self._probes.reasons(key.ip)]
-        found += [f"{each.vip}: {why}" for each, of in self._services.items() if (why := of.why_not)]
-        asked = [where[ip] for ip in self._checks.copy() if ip in where]
-        return found + [f"{key}: {why}" for key in asked for why in self._of_checks(key)]
+        desired = self._overview.desired
+        found = [reason for key in self._overview.undone for reason in self._undone(key)]
+        fallen = [desired.key_of_ip[ip] for ip in self._probes.fallen.copy() if ip in desired.key_of_ip]
+        found += [reason for key in fallen if key.ip not in desired.held for reason in self._of_self_test(key)]
+        services = [(each.vip, of.why_not) for each, of in self._services.items() if of.why_not]
+        found += [Reason(About.SERVICE, f"{key}: {why}") for key, why in services if key.ip not in desired.held]
+        asked = [desired.key_of_ip[ip] for ip in self._checks.copy() if ip in desired.key_of_ip]
+        found += [reason for key in asked if key.ip not in desired.held for reason in self._of_checks(key)]
+        return self._asked_for() + found
 
-    def of(self, key: AddressKey, vip: Vip) -> list[str]:
+    def _asked_for(self) -> list[Reason]:
+        """Whether somebody wants no VIP of this host to be sent requests."""
+        vips, held = self._overview.desired.vips, self._overview.desired.held
+        if self._drains.of_host(self._now):
+            return [DRAINED]
+        if vips and all(key.ip in held or self._drains.of(key.ip, self._now) for key in vips):
+            return [HELD] if len(held) == len(vips) else [DRAINED]
+        return []
+
+    def of(self, key: AddressKey, vip: Vip) -> list[Reason]:
         """Why this VIP is not ready; empty if it is."""
         found = list(dict.fromkeys(self._lacking(key, vip)))
-        if key not in self._overview.observed.addresses and not found:
-            found = [f"{key}: it is missing"]
+        held = [HELD] if key.ip in self._overview.desired.held else []
+        if not held and key not in self._overview.observed.addresses and not found:
+            found = [Reason(About.VIP, f"{key}: it is missing")]
         drained = [DRAINED] if self._drains.of(key.ip, self._now) else []
-        seen = (*self._probes.reasons(key.ip), *self._of_services(key, vip), *self._of_checks(key))
-        return drained + found + [f"{key}: {why}" for why in seen]
+        seen = [*self._of_self_test(key), *self._of_services(key, vip), *self._of_checks(key)]
+        return [*held, *drained, *found, *seen]
 
-    def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[str]:
+    def _of_self_test(self, key: AddressKey) -> Iterator[Reason]:
+        return (Reason(About.SELF_TEST, f"{key}: {why}") for why in self._probes.reasons(key.ip))
+
+    def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[Reason]:
         for service in services_of(key, vip):
             if (standing := self._services.get(service)) and standing.why_not:
-                yield standing.why_not
+                yield Reason(About.SERVICE, f"{key}: {standing.why_not}")
 
-    def _of_checks(self, key: AddressKey) -> list[str]:
-        return [why for name, of in self._checks.get(key.ip, {}).items() if (why := of.why_not(name))]
+    def _of_checks(self, key: AddressKey) -> Iterator[Reason]:
+        for name, standing in self._checks.get(key.ip, {}).items():
+            if why := standing.why_not(name):
+                yield Reason(About.CHECK, f"{key}: {why}")
 
-    def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[str]:
+    def _undone(self, key: Key, about: About | None = None) -> Iterator[Reason]:
+        """What is not as the file says about one thing."""
+        if texts := self._overview.undone.get(key):
+            about = about or _ABOUT.get(sort_of(key, self._overview.desired), About.TUNNEL)
+            yield from (Reason(about, f"{key}: {text}") for text in texts)
+
+    def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[Reason]:
         """What is not as the file says, of all that this VIP needs."""
-        undone = self._overview.undone
-        if not undone:
+        if not self._overview.undone:
             return
         for part in (key, LinkKey(vip.device), THIS_HOST, GUARD):
-            yield from (f"{part}: {reason}" for reason in undone.get(part, ()))
+            yield from self._undone(part)
         for tunnel in vip.tunnels:
             if tunnel not in self._tunnels:
                 parts = keys_of_tunnel(tunnel, self._status())
-                found = [f"{part}: {reason}" for part in parts for reason in undone.get(part, ())]
-                self._tunnels[tunnel] = tuple(found)
+                self._tunnels[tunnel] = tuple(each for part in parts for each in self._undone(part, About.TUNNEL))
             yield from self._tunnels[tunnel]

@@ -89,7 +89,7 @@ def _aiming(loaded: Loaded, observed: Observed) -> Iterator[tuple[Mapping[str, W
 def _untried(desired: Desired, there: Mapping[str, Way], named: Collection[Ip]) -> list[tuple[Ip, str, str]]:
     found = []
     for vip in desired.vips.values():
-        if named and vip.ip not in named:
+        if vip.ip not in named if named else vip.ip in desired.held:
             continue
         names = tunnels_of(vip, desired)
         found += [(vip.ip, name, "it has no local address yet") for name in names if name not in there]

@@ -126,12 +126,15 @@ def vip_row(key: AddressKey, now: Status, troubles: dict[Key, list[str]], listen
     vip = now.desired.vips[key]
     texts = troubles.get(key, [])
     there = key in now.observed.addresses
+    held = vip.ip in now.desired.held
+    state = "there" if there else "missing"
     return {
         "address": str(vip.ip),
         "name": vip.name,
         "device": vip.device,
         "present": there,
-        "state": "; ".join(texts) if texts else ("there" if there else "missing"),
+        "held": held,
+        "state": "; ".join(texts) or (f"{state}; it is held" if held else state),
         "troubles": texts,
         "services": [_service_row(service, listeners.get(service)) for service in services_of(key, vip)],
     }

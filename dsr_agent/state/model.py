@@ -10,8 +10,8 @@ same name with a new index.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
@@ -298,6 +298,13 @@ class Desired:
     """None: the file wants no guard."""
     fallback_devices: str = "ignore"
     """What to do with one that is up: take it "down", "ignore" it, or ("auto") spare it if it has an address."""
+    held: frozenset[Ip] = frozenset()
+    """VIPs of the file that somebody has taken in hand: left as they are, there or not, wherever they are."""
+
+    def holding(self, ips: Collection[Ip]) -> Desired:
+        """The same, with those of its VIPs held that are among *ips*, and no others."""
+        held = frozenset(ip for ip in ips if ip in self.key_of_ip)
+        return self if held == self.held else replace(self, held=held)
 
     @cached_property
     def key_of_ip(self) -> Mapping[Ip, AddressKey]:
@@ -311,8 +318,8 @@ class Desired:
 
     @cached_property
     def devices(self) -> frozenset[str]:
-        """The links that VIPs are on."""
-        return frozenset(key.link for key in self.vips)
+        """The links that VIPs are on; nobody needs those of VIPs that are held."""
+        return frozenset(key.link for key in self.vips if key.ip not in self.held)
 
     @cached_property
     def ipv6_tunnels(self) -> frozenset[str]:
@@ -323,12 +330,8 @@ class Desired:
     def ipv4_neighbours(self) -> tuple[int, ...]:
         """Every IPv4 VIP and, if there is one, every IPv4 load balancer's (first) address, as sorted numbers."""
         vips = {int(ip) for ip in self.key_of_ip if ip.version == 4}
-        senders = {
-            int(network.network_address)
-            for tunnel in self.tunnels.values()
-            for network in tunnel.load_balancers
-            if network.version == 4
-        }
+        networks = [network for tunnel in self.tunnels.values() for network in tunnel.load_balancers]
+        senders = {int(network.network_address) for network in networks if network.version == 4}
         return tuple(sorted(vips | senders)) if vips else ()
 
 

@@ -83,6 +83,11 @@ class Sight:
         return self.what in (Seen.UNKNOWN, Seen.REFUSED)
 
     @property
+    def good(self) -> bool | None:
+        """Whether it arrived as it should; None if it says nothing about the VIP."""
+        return None if self.silent else self.what is Seen.ARRIVED
+
+    @property
     def sent(self) -> bool:
         """Whether a packet was sent at all."""
         return self.what in (Seen.ARRIVED, Seen.ELSEWHERE, Seen.LOST)

@@ -18,6 +18,7 @@ class Cause(StrEnum):
     RELOAD = "reload"
     DRIFT = "drift"  # something was announced, or found by a regular look
     RETRY = "retry"  # an earlier pass left something undone
+    HOLD = "hold"  # somebody held VIPs, or released them
 
 
 class Result(StrEnum):

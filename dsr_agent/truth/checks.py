@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 from dsr_agent.state.model import Ip
-from dsr_agent.truth.verdict import Standing, Verdict
+from dsr_agent.truth.reach import Reach, Reached
 
 
 class Reason(StrEnum):
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
     @property
     def good(self) -> bool | None:
-        """See `verdict.Result`."""
+        """See `reach.Result`."""
         return None if self.reason is Reason.ERROR else self.reason is None
 
 
@@ -62,7 +62,7 @@ class Checked:
     could not the last time. *failures* are counted for ever, by reason.
     """
 
-    verdict: Verdict[Answer] = field(default_factory=Verdict)
+    reach: Reach[Answer] = field(default_factory=Reach)
     row: int = 0
     trouble: Answer = _NONE
     unasked: str = ""
@@ -71,13 +71,13 @@ class Checked:
     @property
     def up(self) -> bool | None:
         """Whether it answers; None before there is a verdict."""
-        answers: bool | None = self.verdict.standing.value
+        answers: bool | None = self.reach.state.value
         return answers
 
     @property
     def seconds(self) -> float | None:
         """How long the last answer took; None if there was none."""
-        last = self.verdict.last
+        last = self.reach.last
         return last.seconds if last and last.good else None
 
     def after(self, answer: Answer, fall: int, rise: int) -> Checked:
@@ -85,31 +85,31 @@ class Checked:
         failures = self.failures
         if answer.reason:
             failures = {**failures, answer.reason: failures.get(answer.reason, 0) + 1}
-        verdict = self.verdict.after(answer, fall, rise)
+        reach = self.reach.after(answer, fall, rise)
         if answer.good is None:
-            return Checked(verdict, self.row, self.trouble, answer.text, failures)
+            return Checked(reach, self.row, self.trouble, answer.text, failures)
         if answer.good:
-            return Checked(verdict, 0, self.trouble, "", failures)
-        return Checked(verdict, self.row + 1, answer, "", failures)
+            return Checked(reach, 0, self.trouble, "", failures)
+        return Checked(reach, self.row + 1, answer, "", failures)
 
     @property
     def state(self) -> str:
         """How it is, in a few words."""
         if self.unasked:
             return f"cannot be asked: {self.unasked}"
-        last = self.verdict.last
+        last = self.reach.last
         if last is None:
             return "not asked yet"
         if not last.good:
             row = f", {self.row} times" if self.row > 1 else ""
             return f"{self.trouble.text}{row}" + (f" ({self.trouble.hint})" if self.trouble.hint else "")
-        if self.verdict.standing is Standing.FALLEN:
+        if self.reach.state is Reached.FALLEN:
             return f"answers again, to be seen once more; before: {self.trouble.text}"
         return "answers"
 
     def why_not(self, check: str) -> str:
         """Why the VIP is not ready; empty if it is not for this. Before there is a verdict, nothing is against it."""
-        return f"{check} check: {self.state}" if self.verdict.standing is Standing.FALLEN else ""
+        return f"{check} check: {self.state}" if self.reach.state is Reached.FALLEN else ""
 
 
 ByVip: TypeAlias = dict[Ip, Mapping[str, Checked]]

@@ -38,11 +38,15 @@ class Way:
 
 
 def pairs(desired: Desired, ways: Mapping[str, Way], named: Collection[Ip] = ()) -> tuple[Pair, ...]:
-    """Every VIP (of those *named*, if any are) with each of its tunnels that can carry it and has a link to do so."""
+    """
+    Every VIP (of those *named*, if any are) with each of its tunnels that can carry it and has a link to do so.
+
+    One that is held may be away, and is tried only if it is named.
+    """
     return tuple(
         Pair(vip.ip, name)
         for vip in desired.vips.values()
-        if not named or vip.ip in named
+        if (vip.ip in named if named else vip.ip not in desired.held)
         for name in tunnels_of(vip, desired)
         if name in ways
     )

@@ -1,15 +1,25 @@
-"""When a pair counts as fallen: after so many results in a row, never after one lost packet. Pure."""
+"""When something counts as fallen: after so many results in a row, never after one that was lost. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Generic, Protocol, TypeVar
 
-from dsr_agent.state.probe import Seen, Sight
+
+class Result(Protocol):
+    """What one try came to: a packet of the self-test, a question to an application."""
+
+    @property
+    def good(self) -> bool | None:
+        """Whether it speaks for or against; None if it says nothing."""
+
+
+R = TypeVar("R", bound=Result)
 
 
 class Reached(Enum):
-    """How a pair stands."""
+    """How it stands."""
 
     UNTRIED = None
     UP = True
@@ -17,30 +27,26 @@ class Reached(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(Generic[R]):
     """*state*, the *last* result that said something, and how many in a row spoke against the state."""
 
     state: Reached = Reached.UNTRIED
-    last: Sight | None = None
+    last: R | None = None
     against: int = 0
 
-    def after(self, sight: Sight, fall: int, rise: int) -> Reach:
-        """The reach once *sight* is known."""
-        if sight.silent:
+    def after(self, result: R, fall: int, rise: int) -> Reach[R]:
+        """The reach once *result* is known. The first good one is enough for what was never tried."""
+        good = result.good
+        if good is None:
             return self
-        good = sight.what is Seen.ARRIVED
         if self.state.value is good:
-            return replace(self, last=sight, against=0)
-        against = self.against + 1 if self._spoke(good) else 1
+            return replace(self, last=result, against=0)
+        against = self.against + 1 if self.last is not None and self.last.good is good else 1
         if self.state is Reached.UNTRIED and good:
-            return Reach(Reached.UP, sight)
+            return Reach(Reached.UP, result)
         if against >= (rise if good else fall):
-            return Reach(Reached.UP if good else Reached.FALLEN, sight)
-        return replace(self, last=sight, against=against)
-
-    def _spoke(self, good: bool) -> bool:
-        """Whether the last result said the same."""
-        return self.last is not None and (self.last.what is Seen.ARRIVED) is good
+            return Reach(Reached.UP if good else Reached.FALLEN, result)
+        return replace(self, last=result, against=against)
 
     @property
     def doubtful(self) -> bool:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -292,3 +293,29 @@ def test_what_stumbles_does_not_fall(caplog: pytest.LogCaptureFixture) -> None:
 
     run(story)
     assert "a bug of ours" in caplog.text
+
+
+def test_what_is_held_is_not_tried_and_comes_back_untried() -> None:
+    """It may be away: that is no news, and what was said of it before is forgotten."""
+
+    async def story() -> None:
+        async with scene(few()) as here:
+            here.prober.ill = {MANY[0]: Seen.LOST}
+            await here.clock.advance(30)
+            assert not here.ready()
+            held = few().holding([ip_address(MANY[0])])
+            here.board.add(report(wanted=held, saw=observed(MANY[1])))
+            here.self_test.looked()
+            await here.clock.advance(0.01)
+            before = len(here.prober.sent)
+            await here.clock.advance(30)
+            assert {vip for _, vip in here.prober.sent[before:]} == {MANY[1]}
+            assert here.board.probes.fallen == {}
+            assert here.ready()
+            here.prober.ill = {}
+            here.board.add(report(wanted=few(), saw=observed(*MANY[:2])))
+            here.self_test.looked()
+            await here.clock.advance(30)
+            assert {vip for _, vip in here.prober.sent[-4:]} == set(MANY[:2])
+
+    run(story)

@@ -67,7 +67,12 @@ def radius_servers() -> Iterator[tuple[FreeRadius, FreeRadius]]:
     """FreeRADIUS on all VIPs of both real servers."""
     with _served(radius.PORTS, RADIUS_SERVICES), contextlib.ExitStack() as stack:
         first, second = (FreeRadius(server, VIPS, CLIENTS | CLIENTS6) for server in SERVERS)
-        yield stack.enter_context(first), stack.enter_context(second)
+        for server in (first, second):
+            stack.push(server.__exit__)
+            server.start(wait=False)
+        for server in (first, second):
+            server.wait_ready()
+        yield first, second
 
 
 @contextlib.contextmanager

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 # The fast one, and each time also a Debian machine with its own kernel.
 BOTH = ["fast", pytest.param("debian", marks=pytest.mark.reference)]
 # The Debian machine only in a long campaign: it needs minutes for this.
 MOSTLY_FAST = ["fast", pytest.param("debian", marks=[pytest.mark.reference, pytest.mark.long])]
+# The applications of the lab are on the machines; this host is not given any.
+ON_A_MACHINE = pytest.mark.skipif(os.environ.get("DSR_LAB") == "here", reason="needs the applications of the machines")

@@ -71,7 +71,7 @@ class FreeRadius:
     Debian's ``freeradius`` in a real server's namespace, on the VIPs, for authentication and accounting.
 
     *clients* are those that it knows, by nothing but the address, and the secret of each. It binds *addresses*, so they
-    have to be there when it starts. A context manager that runs it.
+    have to be there when it starts. *password* is that of `USER`. A context manager that runs it.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class FreeRadius:
         self.space = space
         self._folder = tempfile.TemporaryDirectory(prefix=f"radius-{space}-")
         self.process: subprocess.Popen[bytes] | None = None
+        self._mark = 0
         at = Path(self._folder.name)
         self._log, self._detail, self._output = at / "log", at / "detail", at / "output"
         kinds = [(address, kind, port) for address in addresses for kind, port in (("auth", AUTH), ("acct", ACCT))]
@@ -95,19 +96,25 @@ class FreeRadius:
         )
         (at / "users").write_text(f'{USER} Cleartext-Password := "{password}"\n')
 
-    def start(self) -> None:
+    def start(self, wait: bool = True) -> None:
         """Start it; returns when it serves."""
-        mark = len(self.log())
+        self._mark = len(self.log())
         # In the foreground, with one process: it is stopped and paused like any other child.
         command = ["freeradius", "-f", "-d", self._folder.name, "-n", "radiusd"]
         with inside(self.space), self._output.open("wb") as output:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Return once it serves."""
+
         def ready() -> bool:
             assert self.process
             if self.process.poll() is not None:
-                raise RuntimeError(f"FreeRADIUS ended: {self._output.read_text()}{self.log()[mark:]}")
-            return "Ready to process requests" in self.log()[mark:]
+                raise RuntimeError(f"FreeRADIUS ended: {self._output.read_text()}{self.log()[self._mark :]}")
+            return "Ready to process requests" in self.log()[self._mark :]
 
         wait_for(ready, "FreeRADIUS to be ready")
 
@@ -165,40 +172,45 @@ def _client(address: str, secret: str) -> str:
 
 @dataclass(frozen=True)
 class Said:
-    """What ``radclient`` printed for one request or for many."""
+    """What ``radclient`` printed for one request, however often it was sent."""
 
     text: str
 
     @property
     def answers(self) -> list[tuple[str, str, int]]:
-        """Of each answer its kind, the address that it came from and its length."""
+        """Of the answer its kind, the address that it came from and its length; none if it did not come."""
         found = re.findall(r"Received (\S+) Id \d+ from (\S+):\d+ to \S+ length (\d+)", self.text)
         return [(kind, source.strip("[]"), int(length)) for kind, source, length in found]
 
     @property
     def sent(self) -> list[int]:
-        """The length of each request, and of each repetition."""
+        """The length of the request, once for each time that it was sent."""
         return [int(length) for length in re.findall(r"Sent \S+ Id \d+ from \S+ to \S+ length (\d+)", self.text)]
 
 
 def ask(
-    vip: str, client: str, secret: str, *attributes: str, verb: str = "auth", times: int = 1, patience: float = 20
+    vip: str, client: str, secret: str, *attributes: str, verb: str = "auth", patience: float = 2.0, tries: int = 5
 ) -> Said:
     """
     ``radclient`` from one of the client's addresses: ``auth``, ``acct`` or ``status``.
 
-    *times*: as many requests, one after the other from the same port. None is repeated: what has no answer after
-    *patience* seconds is lost.
+    What has no answer after *patience* seconds is asked again, *tries* times in all, as the devices do that ask. Each
+    try is a program of its own: where the clock's second turns before the answer comes, radclient (3.2.7) does not take
+    it, and may end without a word about what else it was given to ask.
     """
     kind = "IPv6-Address" if ":" in client else "IP-Address"
     port = ACCT if verb == "acct" else AUTH
     server = f"[{vip}]:{port}" if ":" in vip else f"{vip}:{port}"
-    request = "\n".join((f"Packet-Src-{kind} = {client}", *attributes)) + "\n\n"
-    # Not its -c: that ends early, and says nothing, when the clock's second turns.
+    request = "\n".join((f"Packet-Src-{kind} = {client}", *attributes)) + "\n"
     command = ["radclient", "-x", "-r", "1", "-t", str(patience), server, verb, secret]
-    with inside(CLIENT):
-        done = subprocess.run(command, input=request * times, capture_output=True, text=True, check=False)
-    return Said(done.stdout + done.stderr)
+    said = Said("")
+    for _ in range(tries):
+        with inside(CLIENT):
+            done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
+        said = Said(said.text + done.stdout + done.stderr)
+        if said.answers:
+            break
+    return said
 
 
 def login(name: str = USER, password: str = PASSWORD) -> tuple[str, ...]:

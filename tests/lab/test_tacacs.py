@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.lab.aaa import CLIENTS, clients_of, stranger_to, tacacs_servers
-from tests.lab.marks import BOTH
+from tests.lab.marks import BOTH, ON_A_MACHINE
 from tests.lab.servers import GRE, IPIP, VIPS
 from tests.lab.tacacs import USER, Session, Tacacs, perl_login, python_account, python_login
+
+pytestmark = ON_A_MACHINE
 
 Pair = tuple[Tacacs, Tacacs]
 

@@ -237,7 +237,7 @@ def test_a_life_in_json(config: Path) -> None:
     assert (apply.code, apply.json["in_sync"], apply.json["problems"]) == (0, True, [])
     assert [outcome["result"] for outcome in apply.json["outcomes"]] == ["done", "done"]
     status = dsr_agent("status", "--json", config=config)
-    assert (status.code, status.json["agent"]) == (0, {"running": False, "pid": None})
+    assert (status.code, status.json["agent"]) == (0, {"running": False, "pid": None, "held": {"vips": []}})
     assert [(vip["address"], vip["present"]) for vip in status.json["vips"]] == [
         ("192.0.2.10", True),
         ("2001:db8::10", True),

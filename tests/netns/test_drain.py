@@ -205,7 +205,7 @@ class TestVerb:
         for verb in ("drain", "undrain"):
             done = dsr_agent(verb, config=file)
             assert (done.code, done.out) == (1, "")
-            assert done.err == "dsr-agent: no dsr-agent runs here, so there is nobody to drain or undrain\n"
+            assert done.err == f"dsr-agent: no dsr-agent runs here, so there is nobody to {verb}\n"
             assert dsr_agent(verb, "--json", config=file).json["ok"] is False
 
     def test_without_the_socket_it_says_so(self, tmp_path: Path) -> None:

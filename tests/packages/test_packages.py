@@ -14,6 +14,7 @@ import pytest
 
 from dsr_agent import cli
 from dsr_agent.config import settings
+from dsr_agent.config.check_settings import CheckSettings
 from tests.lab.machine.job import REPOSITORY
 from tests.packages.conftest import Built, build
 
@@ -91,9 +92,13 @@ def test_it_runs_with_nothing_but_itself(built: Built) -> None:
     assert program.startswith("#!/usr/bin/python3 -I\n")
     program = "import sys; sys.dont_write_bytecode = True\n" + program.replace("/usr/lib/dsr-agent", library)
     shipped = built.tree / "etc/dsr-agent.toml"
+    radius = program.replace("from dsr_agent", "import dsr_agent.service.checks.radius\nfrom dsr_agent")
+    assert radius != program
     for python in {sys.executable, "/usr/bin/python3"}:
         argv = [python, "-I", "-S", "-c", program, "check", "--config", str(shipped)]
         assert "0 tunnels, 0 VIPs" in printed(*argv)
+        argv = [python, "-I", "-S", "-c", radius, "check", "--config", str(shipped)]
+        assert "0 tunnels, 0 VIPs" in printed(*argv), "pyrad is brought along, and needs nothing that is not"
 
 
 def test_the_other_architecture_can_be_built(tmp_path: Path) -> None:
@@ -150,7 +155,7 @@ def test_the_manual_knows_every_verb(built: Built) -> None:
 def test_the_manual_knows_every_key_of_the_file(built: Built) -> None:
     page = printed("zcat", str(built.tree / "usr/share/man/man5/dsr-agent.toml.5.gz"))
     models = (settings.TunnelSettings, settings.VipSettings, settings.AgentSettings, settings.HttpSettings)
-    keys = {name for model in models for name in model.model_fields}
+    keys = {name for model in (*models, CheckSettings) for name in model.model_fields}
     assert {key for key in keys if f"\\fB{key}\\fR" not in page} == set()
 
 

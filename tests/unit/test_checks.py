@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsr_agent.truth.checks import Answer, Checked, Reason
-from dsr_agent.truth.verdict import Standing, Verdict
+from dsr_agent.truth.reach import Reach, Reached
 
 GOOD = Answer(seconds=0.25)
 SILENT = Answer(Reason.TIMEOUT, "no answer from 192.0.2.10:1812 within 2 s", "it hangs")
@@ -80,14 +80,14 @@ answers = st.lists(st.sampled_from([GOOD, SILENT, UNASKED]), max_size=30)
 @given(answers, st.integers(1, 5), st.integers(1, 5))
 def test_a_standing_changes_only_after_so_many_in_a_row(found: list[Answer], fall: int, rise: int) -> None:
     """Against a count that is made anew at every step."""
-    verdict: Verdict[Answer] = Verdict()
+    reach: Reach[Answer] = Reach()
     told = [answer for answer in found if answer.good is not None]
     for answer in found:
-        verdict = verdict.after(answer, fall, rise)
+        reach = reach.after(answer, fall, rise)
     standing: bool | None = None
     for end in range(1, len(told) + 1):
         last = [bool(answer.good) for answer in told[:end]]
         needed = (1 if standing is None else rise) if last[-1] else fall
         if last[-1] is not standing and len(last) >= needed and set(last[-needed:]) == {last[-1]}:
             standing = last[-1]
-    assert verdict.standing is Standing(standing)
+    assert reach.state is Reached(standing)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 from dsr_agent import printing
 from dsr_agent.config import load
 from dsr_agent.reconcile.loop import apply_once, plan_now
 from dsr_agent.reconcile.resolve import resolve
+from dsr_agent.service.span_keeper import moment
 from dsr_agent.service.status import Status
 from dsr_agent.state.actions import AddLink, Plan
 from dsr_agent.state.errors import Unsupported
@@ -75,7 +77,10 @@ async def test_a_status_in_json() -> None:
     """Everything, however much."""
     value = json.loads(json.dumps(printing.status_json(await seen(FILE, BROKEN, 4711))))
 
-    assert (value["in_sync"], value["agent"]) == (False, {"running": True, "pid": 4711})
+    assert (value["in_sync"], value["agent"]) == (
+        False,
+        {"running": True, "pid": 4711, "held": {"vips": []}},
+    )
     assert value["tunnels"] == [
         {
             "name": "dsr-ipip",
@@ -118,7 +123,7 @@ async def test_a_long_plan_fits_a_screen_and_json_has_all_of_it() -> None:
 def test_a_plan_with_nothing_in_it() -> None:
     """Says so."""
     assert printing.plan(Plan()) == "in sync: nothing to do"
-    assert printing.plan_json(Plan()) == {"in_sync": True, "actions": [], "problems": []}
+    assert printing.plan_json(Plan()) == {"in_sync": True, "actions": [], "problems": [], "held": []}
 
 
 async def test_a_report_says_what_was_done_and_what_was_not() -> None:
@@ -172,3 +177,42 @@ def test_a_check_says_what_it_read_and_what_is_suspicious(tmp_path: Path) -> Non
         "vips": 1,
         "warnings": list(loaded.warnings),
     }
+
+
+HOLDS = {
+    "vips": [
+        {"vip": "192.0.2.10", "name": "radius", "declared": True, "since": 0.0, "until": None},
+        {"vip": "192.0.2.99", "name": None, "declared": False, "since": 0.0, "until": 3600.0},
+    ]
+}
+HELD = (
+    "VIP 192.0.2.10 is held until somebody releases\n"
+    f"VIP 192.0.2.99 is held until {moment(3600.0)}; it is not in the file"
+)
+
+
+async def test_what_is_held_is_told_and_left_alone() -> None:
+    """By status, plan and apply."""
+    kernel = FakeKernel(IN_SYNC.replace("  192.0.2.10/32 ours\n", ""))
+    wanted = desired(FILE).holding([ip_address("192.0.2.10")])
+    todo, observed = await plan_now(kernel, wanted)
+    assert printing.plan(todo, HOLDS) == f"in sync: nothing to do\n{HELD}"
+    assert printing.plan_json(todo, HOLDS)["held"] == HOLDS["vips"]
+    done = await apply_once(kernel, wanted, FakeClock())
+    assert printing.report(done, HOLDS) == f"nothing to do\nin sync\n{HELD}"
+    assert printing.report_json(done, HOLDS)["held"] == HOLDS["vips"]
+    status = Status.of(wanted, observed, None)
+    assert printing.status(status, holds=HOLDS) == (
+        f"in sync; the agent is not running\n{HELD}\n"
+        "guard: off: whoever reaches this host may send through its tunnels\n"
+        "tunnel dsr-ipip: ipip to 10.0.3.2, up\n"
+        "VIP 192.0.2.10 on lo: missing; it is held\n"
+        "VIP 2001:db8::10 on lo: there"
+    )
+
+
+async def test_of_many_vips_a_held_one_that_is_away_does_not_count_as_there() -> None:
+    host = IN_SYNC.replace("lo up\n", "lo up\n" + "".join(f"  198.18.0.{n}/32 ours\n" for n in range(1, 30)))
+    wanted = desired(MANY).holding([ip_address("198.18.0.30")])
+    _, observed = await plan_now(FakeKernel(host), wanted)
+    assert printing.status(Status.of(wanted, observed, None)).splitlines()[-1] == "31 of 32 VIPs are there"

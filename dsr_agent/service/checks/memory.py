@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
-from dsr_agent.service.drain_keeper import DEFAULT_DIRECTORY, write_whole
 from dsr_agent.service.journal import Kind, carrying
+from dsr_agent.service.span_keeper import DEFAULT_DIRECTORY, write_whole
 from dsr_agent.state.model import Ip
 from dsr_agent.truth.checks import Answer, ByVip, Checked, Reason
-from dsr_agent.truth.verdict import Standing, Verdict
+from dsr_agent.truth.reach import Reach, Reached
 
 log = logging.getLogger("dsr_agent")
 
@@ -37,7 +37,7 @@ def text_of(checks: ByVip) -> str:
         {"vip": str(ip), "check": name, "reason": of.trouble.reason, "text": of.trouble.text, "hint": of.trouble.hint}
         for ip, by in checks.items()
         for name, of in by.items()
-        if of.verdict.standing is Standing.FALLEN
+        if of.reach.state is Reached.FALLEN
     ]
     return json.dumps({"fallen": rows})
 
@@ -49,7 +49,7 @@ def read(text: str) -> ByVip:
         for row in json.loads(text)["fallen"]:
             answer = Answer(Reason(row["reason"]), str(row["text"]), str(row["hint"]))
             ip = ip_address(row["vip"])
-            fallen = Checked(Verdict(Standing.FALLEN, answer), 1, answer)
+            fallen = Checked(Reach(Reached.FALLEN, answer), 1, answer)
             found[ip] = {**found.get(ip, {}), str(row["check"]): fallen}
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"it has no {error}") from None

@@ -83,7 +83,8 @@ class Checks:
                     await self._arrange(desired)
                 await asyncio.to_thread(self._memory.keep, text_of(self._board.checks))
                 try:
-                    await asyncio.wait_for(self.changed.wait(), _BEAT if self._running else None)
+                    async with asyncio.timeout(_BEAT if self._running else None):
+                        await self.changed.wait()
                 except TimeoutError:
                     self._telling.flush()
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.truth.checks import Asked, Checked
-from dsr_agent.truth.verdict import Standing
+from dsr_agent.truth.reach import Reached
 
 log = logging.getLogger("dsr_agent")
 
@@ -30,10 +30,10 @@ class Telling:
         if before.unasked != now.unasked and now.unasked:
             text = f"VIP {asked.ip}: {asked.check} check: {now.state}"
             self._say(logging.WARNING, text, Kind.WARNED, asked)
-        was, is_ = before.verdict.standing, now.verdict.standing
-        if was is is_ or (was is Standing.UNTRIED and is_ is Standing.UP):
+        was, is_ = before.reach.state, now.reach.state
+        if was is is_ or (was is Reached.UNTRIED and is_ is Reached.UP):
             return  # what was fine from the start is no news
-        if is_ is Standing.FALLEN:
+        if is_ is Reached.FALLEN:
             self._say(logging.ERROR, f"VIP {asked.ip}: {now.why_not(asked.check)}", Kind.CHECK_FAILED, asked)
         else:
             self._say(logging.INFO, f"VIP {asked.ip}: {asked.check} check: answers again", Kind.CHECK_PASSED, asked)

@@ -6,7 +6,7 @@ Nothing here is touched by the loop, and nothing here waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,6 +25,7 @@ from dsr_agent.service.metrics import guard
 from dsr_agent.service.metrics.families import COUNTERS, GAUGES, HISTOGRAMS
 from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
+from dsr_agent.service.readiness import Reason
 from dsr_agent.service.subjects import Sort, sort_of
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import GUARD, Ip, Key, Observed, SysctlKey
@@ -45,11 +46,13 @@ _LARGER_OF_BOTH = frozenset({"rp_filter", "arp_ignore", "arp_announce"})
 
 @dataclass
 class HttpCounts:
-    """What the HTTP server counts about itself."""
+    """What the HTTP server counts about itself, and about the agent checks that it answers."""
 
     accepted: int = 0
     cut: dict[str, int] = field(default_factory=lambda: {"slow": 0, "crowd": 0})
     listening: dict[str, bool] = field(default_factory=dict)
+    agent_check_listening: dict[str, bool] = field(default_factory=dict)
+    agent_check_answers: dict[str, int] = field(default_factory=lambda: {"up": 0, "down": 0})
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Sources:
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
     wanted: Callable[[Overview], Wanted]
-    ready: Callable[[Overview], Iterable[tuple[Ip, bool]]]
+    reasons: Callable[[Overview], Iterable[tuple[Ip, Sequence[Reason]]]]
 
 
 class Metrics:
@@ -117,12 +120,17 @@ class _Collector(Collector):
 
     def _readiness(self, overview: Overview) -> Iterator[Metric]:
         now, drains = self._board.wall(), self._board.drains
-        yield _gauge("dsr_vip_ready", [((str(ip),), good) for ip, good in self._sources.ready(overview)])
+        reasons = [(str(ip), why) for ip, why in self._sources.reasons(overview)]
+        yield _gauge("dsr_vip_ready", [((vip,), not why) for vip, why in reasons])
+        lacking = [((vip, about), 1) for vip, why in reasons for about in sorted({str(each.about) for each in why})]
+        yield _gauge("dsr_vip_not_ready_reason", lacking)
         standings = self._board.services.items()
         listening = [((str(service.vip.ip), service.name), standing.up) for service, standing in standings]
         yield _gauge("dsr_service_listening", listening)
+        held = [key for key in overview.desired.vips if key.ip in overview.desired.held]
         drained = [((str(key.ip),), drains.of(key.ip, now) is not None) for key in overview.desired.vips]
         yield _gauge("dsr_vip_drained", drained)
+        yield _gauge("dsr_vip_held", [((str(key.ip),), 1) for key in held])
 
     def _checks(self) -> Iterator[Metric]:
         checks = [((str(ip), name), of) for ip, by in self._board.checks.copy().items() for name, of in by.items()]
@@ -210,6 +218,10 @@ class _Collector(Collector):
     def _served(self) -> Iterator[Metric]:
         http = self._requests
         yield _gauge("dsr_http_listening", [((listen,), up) for listen, up in http.listening.items()])
+        checks = http.agent_check_listening.items()
+        yield _gauge("dsr_agent_check_listening", [((listen,), up) for listen, up in checks])
+        answers = http.agent_check_answers.items() if checks else ()
+        yield _counter("dsr_agent_check_answers_total", [((state,), count) for state, count in answers])
         yield _counter("dsr_http_connections_total", [((), http.accepted)])
         yield _counter("dsr_http_connections_cut_total", [((reason,), count) for reason, count in http.cut.items()])
 

@@ -33,7 +33,14 @@ GAUGES = _of(
         ("dsr_vips_declared", "", "VIPs in the file."),
         ("dsr_vip_present", "vip", "Whether the VIP is on its device."),
         ("dsr_vip_ready", "vip", "Whether /readyz/VIP says that the VIP is ready."),
+        (
+            "dsr_vip_not_ready_reason",
+            "vip reason",
+            "Always 1, for VIPs that are not ready: what it is about, one of starting, stuck, held, drained, vip, "
+            "device, tunnel, guard, host, self_test, service, check.",
+        ),
         ("dsr_vip_drained", "vip", "Whether somebody has drained the VIP."),
+        ("dsr_vip_held", "vip", "Always 1, for VIPs that somebody holds: they are left as they are, there or not."),
         ("dsr_service_listening", "vip service", "Whether somebody listens for a service that the VIP declares."),
         (
             "dsr_check_up",
@@ -68,6 +75,7 @@ GAUGES = _of(
         ("dsr_config_last_reload_success_timestamp_seconds", "", "When a file that could be used was last read."),
         ("dsr_loop_last_turn_age_seconds", "", "Seconds since the reconcile loop last came round."),
         ("dsr_http_listening", "listen", "Whether the address of [http] listen is being served."),
+        ("dsr_agent_check_listening", "listen", "Whether the address of [agent_check] listen is being served."),
     ),
 )
 
@@ -119,6 +127,7 @@ COUNTERS = _of(
         ("dsr_icmp_unreachables_sent_total", "", "ICMP unreachables the host sent, such as for GRE without a tunnel."),
         ("dsr_reassembly_failures_total", "", "IPv4 datagrams whose fragments did not come together."),
         ("dsr_netlink_events_lost_total", "", "Times the kernel dropped announcements; everything was read back."),
+        ("dsr_agent_check_answers_total", "state", "Agent checks answered: up (drained or not), down."),
         ("dsr_http_connections_total", "", "Connections accepted."),
         (
             "dsr_http_connections_cut_total",

@@ -15,17 +15,18 @@ from dsr_agent.kernel import stats
 from dsr_agent.kernel.firewall import Firewall
 from dsr_agent.kernel.netlink import Channel
 from dsr_agent.service.board import Board
-from dsr_agent.service.drain_keeper import DrainKeeper
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
+from dsr_agent.service.span_keeper import Keepers
 from dsr_agent.service.web.changes import Changes
 from dsr_agent.service.web.endpoints import Endpoints
-from dsr_agent.service.web.server import Site, Web
+from dsr_agent.service.web.requests import Site
+from dsr_agent.service.web.server import Web
 from dsr_agent.service.web.sockets import Tls, Wanted, default_socket
 
 
 def web(
     board: Board,
-    keeper: DrainKeeper,
+    keepers: Keepers,
     farewells: deque[stats.Counted],
     events_lost: Callable[[], int],
     root: Path = Path("/"),
@@ -51,12 +52,12 @@ def web(
     def gone() -> list[stats.Counted]:
         return [farewells.popleft() for _ in range(len(farewells))]
 
-    sources = Sources(links, gone, guard, lambda: stats.protocols(root), events_lost, answers.wanted, answers.ready)
-    return Web(Site(answers, Metrics(board, sources, counted), counted, Changes(board, keeper)))
+    sources = Sources(links, gone, guard, lambda: stats.protocols(root), events_lost, answers.wanted, answers.reasons)
+    return Web(Site(answers, Metrics(board, sources, counted), counted, Changes(board, keepers)))
 
 
 def wanted(settings: Settings, environ: Mapping[str, str] = os.environ) -> Wanted:
     """Where the file wants HTTP to be had."""
     http = settings.http
     tls = Tls(http.certificate, http.key, http.client_ca) if http.certificate else None
-    return Wanted(http.listen, http.socket or default_socket(environ), tls)
+    return Wanted(http.listen, settings.agent_check.listen, http.socket or default_socket(environ), tls)

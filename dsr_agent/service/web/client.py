@@ -1,4 +1,4 @@
-"""Asking the running agent, over its unix socket: about itself, and to drain and undrain."""
+"""Asking the running agent, over its unix socket: about itself, and to drain and hold VIPs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 _PATIENCE = 2.0
+_LONGER_PATIENCE = 8.0  # for what has to wait for the loop
 
 
 class NotAskedError(Exception):
@@ -19,14 +20,14 @@ class NotAskedError(Exception):
 class Connection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
+    def __init__(self, path: str, patience: float = _PATIENCE) -> None:
+        super().__init__("localhost", timeout=patience)
         self._path = path
 
     def connect(self) -> None:
         """See `http.client.HTTPConnection.connect`."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_PATIENCE)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
@@ -52,11 +53,11 @@ def status(path: str, pid: int | None) -> Mapping[str, Any] | None:
 
 def change(path: str, pid: int, what: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """
-    Have the agent with process id *pid* do *what* ("drain", "undrain"); its answer.
+    Have the agent with process id *pid* do *what* ("drain", "undrain", "hold", "release"); its answer.
 
     Raises `NotAskedError`.
     """
-    connection = Connection(path)
+    connection = Connection(path, _LONGER_PATIENCE)
     try:
         connection.request("POST", f"/{what}", json.dumps({**asked, "pid": pid}))
         response = connection.getresponse()

@@ -12,11 +12,12 @@ from dsr_agent import __version__
 from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
 from dsr_agent.service.check_rows import check_rows
-from dsr_agent.service.drain_rows import drained_json
 from dsr_agent.service.overview import Overview
-from dsr_agent.service.readiness import Readiness
+from dsr_agent.service.readiness import About, Readiness, Reason
+from dsr_agent.service.span_rows import drained_json, held_json
 from dsr_agent.service.status import Status, as_json
 from dsr_agent.service.subjects import find_vip
+from dsr_agent.service.web.agent_check import line, unknown
 from dsr_agent.state.model import Ip
 from dsr_agent.truth.reach import Reached
 
@@ -41,6 +42,10 @@ def text(status: int, lines: list[str]) -> Response:
     if len(lines) > len(shown):
         shown.append(f"... and {len(lines) - len(shown)} more (/status has all)")
     return Response(status, _TEXT, ("\n".join(shown) + "\n").encode())
+
+
+def _of(why: list[Reason]) -> Response:
+    return text(503, [reason.text for reason in why]) if why else text(200, ["ok"])
 
 
 NOT_FOUND = text(404, ["/metrics /livez /readyz /readyz/VIP /status"])
@@ -89,10 +94,7 @@ class Endpoints:
     def readyz(self) -> Response:
         """Whether everything is as the file says, now, and the self-test finds nothing else."""
         overview = self._board.overview
-        if why := self._not_yet(overview):
-            return text(503, why)
-        why = self.readiness(overview).everything()
-        return text(503, why) if why else text(200, ["ok"])
+        return _of(self._not_yet(overview) or self.readiness(overview).everything())
 
     def readyz_of(self, name: str) -> Response:
         """Whether requests to one VIP would be answered, as far as is known here."""
@@ -100,10 +102,17 @@ class Endpoints:
         key = find_vip(overview.desired, name)
         if key is None:
             return text(404, [f"no VIP of that name or address: {name[:80]}"])
-        if why := self._not_yet(overview):
-            return text(503, why)
-        why = self.readiness(overview).of(key, overview.desired.vips[key])
-        return text(503, why) if why else text(200, ["ok"])
+        return _of(self._not_yet(overview) or self.readiness(overview).of(key, overview.desired.vips[key]))
+
+    def agent_check(self, name: str) -> str:
+        """The same in the words of HAProxy's agent check: about one VIP, or everything if *name* is empty."""
+        overview = self._board.overview
+        key = find_vip(overview.desired, name) if name else None
+        if name and key is None:
+            return unknown(name)
+        readiness = self.readiness(overview)
+        why = readiness.of(key, overview.desired.vips[key]) if key else readiness.everything()
+        return line(self._not_yet(overview) or why)
 
     def readiness(self, overview: Overview) -> Readiness:
         """What is ready and what is not, now."""
@@ -118,21 +127,17 @@ class Endpoints:
             status=lambda: self.status_of(overview),
         )
 
-    def ready(self, overview: Overview) -> Iterator[tuple[Ip, bool]]:
-        """Each VIP, and whether ``/readyz/VIP`` says that it is ready."""
-        return ((ip, not why) for ip, why in self._reasons(overview))
-
-    def _reasons(self, overview: Overview) -> Iterator[tuple[Ip, list[str]]]:
-        """Each VIP, and why it is not ready."""
+    def reasons(self, overview: Overview) -> Iterator[tuple[Ip, list[Reason]]]:
+        """Each VIP, and why it is not ready; as ``/readyz/VIP`` has it."""
         held_back, readiness = self._not_yet(overview), self.readiness(overview)
         for key, vip in overview.desired.vips.items():
             yield key.ip, held_back or readiness.of(key, vip)
 
-    def _not_yet(self, overview: Overview) -> list[str]:
+    def _not_yet(self, overview: Overview) -> list[Reason]:
         if not overview.passes:
-            return ["the first pass has not ended yet"]
+            return [Reason(About.STARTING, "the first pass has not ended yet")]
         if not self._board.alive:
-            return [f"the loop has not turned for {self._board.turn_age:.0f} s"]
+            return [Reason(About.STUCK, f"the loop has not turned for {self._board.turn_age:.0f} s")]
         return []
 
     def status(self) -> Response:
@@ -159,9 +164,10 @@ class Endpoints:
             "undone": {str(key): list(reasons) for key, reasons in overview.undone.items()},
             "fights": {str(key): times for key, times in overview.fights.items()},
             "foreign_drops": list(board.foreign_drops),
-            "not_ready": {str(ip): why for ip, why in self._reasons(overview) if why},
+            "not_ready": {str(ip): [each.text for each in why] for ip, why in self.reasons(overview) if why},
             "checks": check_rows(board.checks),
             "drained": drained_json(board),
+            "held": held_json(board.holds, overview.desired, board.wall()),
             "self_test": self._self_test(),
         }
 

@@ -1,5 +1,5 @@
 """
-Where HTTP is to be had: which sockets, opened when they can be, and tried again while they cannot.
+Where HTTP and agent checks are to be had: which sockets, opened when they can be, and tried again while they cannot.
 
 An address that this host does not have yet is listened on all the same (IP_FREEBIND): it is served the moment it comes.
 A port that somebody else has, a name that cannot be resolved and a certificate that cannot be read are told once and
@@ -32,9 +32,10 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What ``[http]`` says."""
+    """What ``[http]`` and ``[agent_check]`` say."""
 
     listen: tuple[str, ...] = ()
+    agent_check: tuple[str, ...] = ()
     socket: str = ""
     tls: Tls | None = None
 

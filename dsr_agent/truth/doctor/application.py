@@ -109,10 +109,16 @@ def _from_the_vip(vip: Vip, evidence: Evidence) -> Leaving | None:
 def unexplained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     """What keeps the VIP from being ready in the running agent's eyes, where nothing else was found: its checks."""
     says = evidence.agent.says or {}
-    texts = says.get("not_ready", {}).get(str(vip.ip), [])
-    words = [text for text in texts if "drained" not in text]
-    if words:
+    texts = [text for text in says.get("not_ready", {}).get(str(vip.ip), ()) if not _looked_at(text, vip)]
+    if texts:
         told = Told(Stage.ANSWER, vip=vip.ip)
         yield told.fault(
-            Cause.CHECK_FAILED, f"the agent finds it not ready: {words[0]}", "dsr-agent status", *words[1:]
+            Cause.CHECK_FAILED, f"the agent finds it not ready: {texts[0]}", "dsr-agent status", *texts[1:]
         )
+
+
+def _looked_at(text: str, vip: Vip) -> bool:
+    """Whether it is about something that was looked at just now: the agent believes a change only when seen twice."""
+    return any(
+        words in text for words in ("drained", "held", "self-test by ", *(f"{service}: " for service in vip.services))
+    )

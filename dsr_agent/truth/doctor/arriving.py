@@ -13,7 +13,7 @@ from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.probe import Way
 from dsr_agent.tunnels import carrier
 
-_NAMES = {4: "IPIP", 41: "6in4", 47: "GRE"}
+NAMES = {4: "IPIP", 41: "6in4", 47: "GRE"}
 _ENCAPSULATION = {4: '"ipip"', 47: '"gre"'}
 _SHOWN = 3
 
@@ -63,7 +63,7 @@ def _misfit(packet: Outer, way: Way) -> _Misfit | None:
     """In what a balancer's packet differs from what the tunnel takes; its destination is not asked here."""
     tunnel, here = way.tunnel, f"in [[tunnel]] {way.tunnel.name}"
     if packet.protocol != carrier(tunnel).protocol:
-        name = _NAMES.get(packet.protocol, f"protocol {packet.protocol}")
+        name = NAMES.get(packet.protocol, f"protocol {packet.protocol}")
         saw = f"{packet.source} sends {name}; the file says {tunnel.encapsulation}"
         if packet.protocol in _ENCAPSULATION:
             remedy = f"write encapsulation = {_ENCAPSULATION[packet.protocol]} {here}, or correct the load balancer"
@@ -95,6 +95,8 @@ def _wrong(way: Way, evidence: Evidence) -> Iterator[Finding]:
     for packet in evidence.outer:
         if packet.later or any(fits(packet, other) for other in evidence.ways.values()):
             continue
+        if not evidence.meant_for(packet, way.tunnel):
+            continue
         if _of(packet, way):
             if misfit := _elsewhere(packet, way) or _misfit(packet, way):
                 seen[misfit] = seen.get(misfit, 0) + 1
@@ -124,7 +126,7 @@ def _elsewhere(packet: Outer, way: Way) -> _Misfit | None:
 def _strangers(way: Way, strangers: dict[str, int], evidence: Evidence) -> Finding:
     told = Told(Stage.ARRIVING, way.tunnel.name)
     who = _some(strangers)
-    name = _NAMES[carrier(way.tunnel).protocol]
+    name = NAMES[carrier(way.tunnel).protocol]
     saw = f"{who} send{'s' * (len(strangers) == 1)} {name} and is no declared load balancer"
     remedy = f'add "{next(iter(strangers))}" to load_balancers in [[tunnel]] {way.tunnel.name}, or find out who that is'
     counted = (_packets(sum(strangers.values()), evidence), *_refused(evidence))
@@ -140,7 +142,7 @@ def _nothing(way: Way, evidence: Evidence) -> Finding:
     """Nobody sends: no traffic, or something before this host keeps it back; the two look alike from here."""
     told, tunnel = Told(Stage.ARRIVING, way.tunnel.name), way.tunnel
     assert evidence.captured is not None
-    name, protocol = _NAMES[carrier(tunnel).protocol], carrier(tunnel).protocol
+    name, protocol = NAMES[carrier(tunnel).protocol], carrier(tunnel).protocol
     if not evidence.captured.complete:
         return unknown(Stage.ARRIVING, "there was more traffic than could be looked at", tunnel.name)
     saw = f"no {name} from any load balancer in {evidence.seconds:.0f} s"

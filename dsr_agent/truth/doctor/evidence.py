@@ -99,6 +99,23 @@ class Evidence:
         names = {name for vip in self.vips for name in tunnels_of(vip, self.desired)}
         return tuple(tunnel for name, tunnel in self.desired.tunnels.items() if name in names)
 
+    @property
+    def about_all(self) -> bool:
+        """Whether it is about every VIP of the file."""
+        return len(self.named) == len(self.desired.vips)
+
+    def meant_for(self, packet: Outer, tunnel: Tunnel) -> bool:
+        """Whether what is inside is for one of the VIPs that expect their requests from *tunnel*, or cannot be read."""
+        if packet.inner is None:
+            return True
+        key = self.desired.key_of_ip.get(packet.inner.destination)
+        return key is not None and key in self.named_keys and tunnel.name in self.desired.vips[key].tunnels
+
+    @cached_property
+    def named_keys(self) -> frozenset[AddressKey]:
+        """Those that it is about."""
+        return frozenset(self.named)
+
     @cached_property
     def outer(self) -> tuple[Outer, ...]:
         """What came in wrapped."""
@@ -165,11 +182,6 @@ class Evidence:
     def agent_drops(self) -> tuple[str, ...]:
         """What the running agent has seen other firewalls drop."""
         return tuple((self.agent.says or {}).get("foreign_drops", ()))
-
-    def is_held(self, vip: Ip) -> bool:
-        """Whether the running agent leaves the VIP away, because somebody wants it so."""
-        says = (self.agent.says or {}).get("held") or {}
-        return bool(says.get("host")) or any(row.get("vip") == str(vip) for row in says.get("vips", ()))
 
     @cached_property
     def sent_to(self) -> Mapping[Ip, list[Outer]]:

@@ -7,17 +7,18 @@ from ipaddress import ip_address
 
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.kernel.trace import ForeignDrop
-from dsr_agent.state.actions import WriteGuard
+from dsr_agent.state.actions import ChangeLink, DeleteLink, WriteGuard
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.why import Why
-from dsr_agent.truth.doctor.arriving import fitting
+from dsr_agent.truth.doctor.arriving import NAMES, fitting
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.doctor.tunnel import APPLY
 from dsr_agent.truth.findings import said, suspect
 from dsr_agent.truth.probe import Way
+from dsr_agent.tunnels import carrier
 
 _RULES = "nft -a list ruleset"
 _FIREWALL = ("firewall_behind_tunnel", "firewall_before_tunnel", "unknown")
@@ -40,7 +41,9 @@ def guard(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         return
     inner = list(_inner(tunnel, evidence))
     yield from inner
-    if written is None or written.why is Why.FOLLOWS:
+    if written and any(isinstance(action, ChangeLink | DeleteLink) for action in evidence.todo.actions):
+        yield skipped(Stage.GUARD, "it follows the tunnels, and one of them is other than declared", tunnel.name)
+    elif written is None or written.why is Why.FOLLOWS:
         if not inner:
             yield ok(Stage.GUARD, "it is in place", *_counted(evidence), tunnel=tunnel.name)
     elif observed.table is None:
@@ -51,18 +54,11 @@ def guard(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
 
 def _inner(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     """What the guard refuses of what declared balancers send, by the packet inside."""
-    told = Told(Stage.GUARD, tunnel.name)
-    way = evidence.ways.get(tunnel.name)
-    vips = evidence.desired.key_of_ip
-    astray: dict[tuple[Ip, Ip], int] = {}
-    for packet in fitting(way, evidence) if way else ():
-        if packet.inner and not _goes_to(packet.inner.destination, tunnel, evidence):
-            place = packet.source, packet.inner.destination
-            astray[place] = astray.get(place, 0) + 1
-    counted = _counted(evidence)
+    told, counted = Told(Stage.GUARD, tunnel.name), _counted(evidence)
+    astray = _astray(tunnel, evidence)
     for (source, target), count in astray.items():
         seen = f"{count} packets captured in {evidence.seconds:.0f} s"
-        if target in vips:
+        if target in evidence.desired.key_of_ip:
             saw = f"{source} sends requests for VIP {target}, which the file does not expect from this tunnel"
             remedy = f'add "{tunnel.name}" to tunnels of VIP {target}'
         else:
@@ -79,9 +75,15 @@ def _inner(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         yield told.warning(Cause.GUARD_REFUSES_INNER, saw, "compare services of the VIPs with what is asked", *counted)
 
 
-def _goes_to(target: Ip, tunnel: Tunnel, evidence: Evidence) -> bool:
-    key = evidence.desired.key_of_ip.get(target)
-    return key is not None and tunnel.name in evidence.desired.vips[key].tunnels
+def _astray(tunnel: Tunnel, evidence: Evidence) -> dict[tuple[Ip, Ip], int]:
+    """What the tunnel's balancers send for VIPs that the file has not, or not for it: by sender and VIP."""
+    way = evidence.ways.get(tunnel.name)
+    found: dict[tuple[Ip, Ip], int] = {}
+    for packet in fitting(way, evidence) if way and evidence.about_all else ():
+        if packet.inner and not evidence.meant_for(packet, tunnel):
+            place = packet.source, packet.inner.destination
+            found[place] = found.get(place, 0) + 1
+    return found
 
 
 def _counted(evidence: Evidence) -> list[str]:
@@ -97,7 +99,7 @@ def card(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     if way is None or way.link.outer is None:
         return
     local = str(way.link.outer.local)
-    drops = [drop for drop in evidence.drops or () if drop.target == local and _declared(drop.source, way)]
+    drops = [drop for drop in evidence.drops or () if drop.target == local and _declared(drop, way)]
     if drops:
         first = drops[0]
         yield told.fault(Cause.FIREWALL_DROPS, str(first), _let_pass(first, "ip saddr " + first.source), *_more(drops))
@@ -117,6 +119,8 @@ def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -
     elif sight is not None and sight.what is Seen.LOST and suspect(sight) in _FIREWALL:
         evident = (*evidence.agent_drops, *_moved(way, evidence))
         yield told.fault(Cause.FIREWALL_UNTOLD, f"the self-test {said(sight)}", _RULES, *evident)
+    elif sight is None and evidence.arrives(tunnel.name):
+        yield ok(Stage.FIREWALL, "the self-test of others of its VIPs arrived", tunnel=tunnel.name, vip=vip)
     elif sight is not None and arrived:
         yield ok(Stage.FIREWALL, f"the self-test {said(sight)}", tunnel=tunnel.name, vip=vip)
     else:
@@ -124,11 +128,11 @@ def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -
         yield unknown(Stage.FIREWALL, why, tunnel.name, vip)
 
 
-def _declared(source: str, way: Way) -> bool:
-    try:
-        return not way.tunnel.load_balancers or is_in(ip_address(source), way.tunnel.load_balancers)
-    except ValueError:
+def _declared(drop: ForeignDrop, way: Way) -> bool:
+    """Whether it dropped what the tunnel takes, from one of its balancers."""
+    if not drop.packet.startswith(f"{NAMES[carrier(way.tunnel).protocol]} "):
         return False
+    return not way.tunnel.load_balancers or is_in(ip_address(drop.source), way.tunnel.load_balancers)
 
 
 def _let_pass(drop: ForeignDrop, sender: str) -> str:

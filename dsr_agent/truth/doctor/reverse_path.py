@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsr_agent.state.model import Tunnel
+from dsr_agent.state.model import Ip, Tunnel
+from dsr_agent.state.probe import Sight
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
 from dsr_agent.truth.doctor.tunnel import APPLY, lacks_address
-from dsr_agent.truth.findings import suspect
+from dsr_agent.truth.findings import said, suspect
 from dsr_agent.truth.probe import Way
 
 _COUNTER = "TcpExtIPReversePathFilter"
@@ -34,11 +35,18 @@ def reverse_path(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     elif value == _LOOSE and (lost := _no_route(evidence)):
         saw = f"no route to clients ({lost}), so the filter drops what they send"
         yield told.fault(Cause.NO_CLIENT_ROUTE, saw, "ip route add default via GATEWAY", *moved)
-    elif any(suspect(sight) == "reverse_path" for _, sight in evidence.sights_of(tunnel.name)):
-        saw = f"{what}, and the self-test's packet was dropped there"
-        yield told.fault(Cause.REVERSE_PATH, saw, f"sysctl -w net/ipv4/conf/{name}/rp_filter=2", *moved)
     else:
         yield ok(Stage.REVERSE_PATH, what, *moved, tunnel=tunnel.name)
+
+
+def tested(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -> Iterator[Finding]:
+    """What the self-test of one VIP says of it; only faults."""
+    if sight is not None and suspect(sight) == "reverse_path":
+        way = evidence.ways.get(tunnel.name)
+        link = way.link.name if way else tunnel.name
+        remedy = f"sysctl -w net/ipv4/conf/{link}/rp_filter={_LOOSE}"
+        told = Told(Stage.REVERSE_PATH, tunnel.name, vip)
+        yield told.fault(Cause.REVERSE_PATH, f"the self-test {said(sight)}", remedy, *evidence.moved(_COUNTER))
 
 
 def _strict(way: Way, saw: str, evidence: Evidence) -> Finding:

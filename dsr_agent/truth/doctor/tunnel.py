@@ -51,13 +51,16 @@ def _refused(evidence: Evidence, tunnel: Tunnel) -> DsrError | None:
 def local(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     """Whether the address that the balancers send to is known, and on this host."""
     told = Told(Stage.LOCAL, tunnel.name)
-    for error in evidence.problems.get(TunnelKey(tunnel.name), ()):
-        remedy = error.remedy or "write in its [[tunnel]]: local = the address that the load balancers send to"
-        yield told.fault(Cause.LOCAL_MISSING, error.problem, remedy)
-        return
     way = evidence.ways.get(tunnel.name)
     address = way.link.outer.local if way and way.link.outer else None
     card = evidence.card_of(address)
+    for error in evidence.problems.get(TunnelKey(tunnel.name), ()):
+        remedy = error.remedy or "write in its [[tunnel]]: local = the address that the load balancers send to"
+        if card:  # it is kept meanwhile, and does its work
+            yield told.warning(Cause.LOCAL_MISSING, f"{error.problem}; it stays {address}", remedy)
+        else:
+            yield told.fault(Cause.LOCAL_MISSING, error.problem, remedy)
+        return
     if address is None:
         yield unknown(Stage.LOCAL, "it is not known", tunnel.name)
     elif not card:

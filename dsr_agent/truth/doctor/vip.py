@@ -31,6 +31,9 @@ def vip(wanted: Vip, sights: dict[str, Sight], evidence: Evidence) -> Iterator[F
     elif any(sight.what is Seen.REFUSED for sight in sights.values()):
         why = next(sight.why for sight in sights.values() if sight.what is Seen.REFUSED)
         yield unknown(Stage.VIP, why, vip=wanted.ip)
+    elif wanted.ip in evidence.desired.held:
+        saw = "it is held: load balancers that ask are told that it is not ready"
+        yield told.warning(Cause.VIP_HELD, saw, f"dsr-agent release {wanted.ip}")
     else:
         yield ok(Stage.VIP, f"{wanted.key}", *moved, vip=wanted.ip)
     for action in evidence.sysctls_to_write:
@@ -53,8 +56,8 @@ def _missing(wanted: Vip, evidence: Evidence) -> Finding:
     told, moved = Told(Stage.VIP, vip=wanted.ip), evidence.moved(*_UNACCEPTED)
     for error in evidence.problems.get(LinkKey(wanted.device), ()):
         return told.fault(Cause.VIP_MISSING, error.problem, error.remedy or APPLY, *moved)
-    if evidence.is_held(wanted.ip):
-        return told.fault(Cause.VIP_HELD, "somebody holds it away", f"dsr-agent release {wanted.ip}", *moved)
+    if wanted.ip in evidence.desired.held:
+        return told.fault(Cause.VIP_HELD, "it is held, and not here", f"dsr-agent release {wanted.ip}", *moved)
     if elsewhere := evidence.places.get(wanted.ip):
         saw = f"it is {elsewhere[0]}, and not on {wanted.device}"
         return told.fault(Cause.VIP_ELSEWHERE, saw, APPLY, *moved)

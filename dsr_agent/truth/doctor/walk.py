@@ -34,6 +34,10 @@ _FOLLOWS: Mapping[Stage, frozenset[Stage]] = {
 # And of these, whatever their stage is.
 _FOLLOWS_CAUSE: Mapping[Cause, frozenset[Stage]] = {
     Cause.NO_CLIENT_ROUTE: frozenset({Stage.WAY_BACK}),
+    # The filter looks for the way back, too.
+    Cause.WAY_BACK_RULE: frozenset({Stage.REVERSE_PATH}),
+    Cause.WAY_BACK_VRF: frozenset({Stage.REVERSE_PATH}),
+    Cause.WAY_BACK_MISSING: frozenset({Stage.REVERSE_PATH}),
     Cause.GUARD_UNAVAILABLE: frozenset({Stage.TUNNEL, Stage.FIREWALL, Stage.REVERSE_PATH}),
 }
 
@@ -88,7 +92,10 @@ def _of_vip(
     found = [finding for name in names for finding in by_tunnel[name] if _concerns(finding, each)]
     found += vip.vip(each, sights, evidence)
     for name in names:
-        found += filters.firewall(evidence.desired.tunnels[name], each.ip, sights.get(name), evidence)
+        about = evidence.desired.tunnels[name], each.ip, sights.get(name), evidence
+        found += filters.firewall(*about)
+        if not any(known.blocks and known.stage is Stage.REVERSE_PATH for known in by_tunnel[name]):
+            found += reverse_path.tested(*about)
     found += application.listener(each, evidence)
     found += application.answer(each, evidence)
     found += way_back.way_back(each, evidence)
@@ -120,6 +127,8 @@ def _folded(finding: Finding, roots: Iterable[Finding]) -> Finding:
     if finding.result is Result.OK or finding.cause is Cause.FIREWALL_DROPS:  # those were seen
         return finding
     for root in roots:
+        if root.vip is not None and finding.vip is None:
+            continue  # what is wrong with one VIP explains nothing of the others
         if finding.stage not in _follows(root) or root.tunnel not in (None, finding.tunnel or root.tunnel):
             continue
         return skipped(finding.stage, f"follows from {root.cause}", finding.tunnel, finding.vip)

@@ -7,16 +7,17 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from dsr_agent.service.board import Board
+from dsr_agent.service.readiness import About
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotPermitted, NotYet
-from dsr_agent.state.model import GUARD, THIS_HOST, LinkKey, SysctlKey, TunnelKey
+from dsr_agent.state.model import GUARD, THIS_HOST, Key, LinkKey, SysctlKey, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
-from dsr_agent.truth.drains import Drain, Drains
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
+from dsr_agent.truth.spans import Span, Spans
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 
@@ -165,13 +166,68 @@ def test_who_is_drained_is_not_ready_and_speaks_for_nobody_else() -> None:
     now = 10.0
     board = Board(clock=Clock(), wall=lambda: now)
     board.add(report())
-    board.drains = Drains({ip_address(VIP1): Drain(0.0, 20.0)})
+    board.drains = Spans({ip_address(VIP1): Span(0.0, 20.0)})
     found = Endpoints(board)
     assert said(found, f"/readyz/{VIP1}") == (503, "drained")
     assert [found(path).status for path in (f"/readyz/{VIP2}", "/readyz")] == [200, 200]
-    board.drains = board.drains.plus([ip_address(VIP2)], Drain(0.0))
+    board.drains = board.drains.plus([ip_address(VIP2)], Span(0.0))
     assert said(found, "/readyz") == (503, "drained")
     now = 20.0
     assert [found(path).status for path in (f"/readyz/{VIP1}", f"/readyz/{VIP2}", "/readyz")] == [200, 503, 200]
-    board.drains = Drains(host=Drain(0.0))
+    board.drains = Spans(host=Span(0.0))
     assert said(found, "/readyz") == (503, "drained")
+
+
+def test_who_is_held_is_not_ready_and_speaks_for_nobody_else() -> None:
+    """Nor does it when it is away, and nobody listens on it for that."""
+    board = Board(clock=Clock(), wall=lambda: 10.0)
+    held = desired(VIP1, VIP2).holding([ip_address(VIP1)])
+    board.add(report(wanted=held, saw=observed(VIP2)))
+    board.holds = Spans({ip_address(VIP1): Span(0.0, 20.0), ip_address("192.0.2.99"): Span(5.0)})
+    board.services = {Service(key(VIP1), "udp/1812"): Standing(Finding("udp/1812", Verdict.NOBODY), up=False)}
+    found = Endpoints(board)
+    assert said(found, f"/readyz/{VIP1}") == (503, "held")
+    assert [found(path).status for path in (f"/readyz/{VIP2}", "/readyz")] == [200, 200]
+    body = json.loads(found("/status").body)
+    assert body["in_sync"] is True
+    assert body["agent"]["held"] == {
+        "vips": [
+            {"vip": VIP1, "name": VIP1, "declared": True, "since": 0.0, "until": 20.0},
+            {"vip": "192.0.2.99", "name": None, "declared": False, "since": 5.0, "until": None},
+        ]
+    }
+    assert [(vip["held"], vip["present"], vip["state"]) for vip in body["vips"]] == [
+        (True, False, "missing; it is held"),
+        (False, True, "there"),
+    ]
+
+
+def test_a_host_whose_vips_are_all_held_or_drained_is_not_ready() -> None:
+    board = Board(clock=Clock(), wall=lambda: 10.0)
+    board.add(report(wanted=desired(VIP1, VIP2).holding([ip_address(VIP1)])))
+    board.drains = Spans({ip_address(VIP2): Span(0.0)})
+    assert said(Endpoints(board), "/readyz") == (503, "drained")
+    board.add(report(wanted=desired(VIP1, VIP2).holding([ip_address(VIP1), ip_address(VIP2)])))
+    assert said(Endpoints(board), "/readyz") == (503, "held")
+    assert said(Endpoints(board), f"/readyz/{VIP2}") == (503, "held\ndrained")
+
+
+def test_each_reason_says_what_it_is_about() -> None:
+    two = desired(VIP1, tunnels=("a",))
+    saw = observed(VIP1, links=("a",), rp_filter=0)
+    parts: dict[Key, About] = {
+        key(VIP1): About.VIP,
+        LinkKey("lo"): About.DEVICE,
+        TunnelKey("a"): About.TUNNEL,
+        LinkKey("a.new"): About.TUNNEL,
+        SysctlKey("net/ipv4/conf/a/rp_filter"): About.TUNNEL,
+        GUARD: About.GUARD,
+        THIS_HOST: About.HOST,
+    }
+    for part, about in parts.items():
+        found = answers(report(problems=(Problem(part, NotYet("not yet")),), wanted=two, saw=saw))
+        ((_, why),) = found.reasons(found._board.overview)
+        assert [reason.about for reason in why] == [about], part
+        assert found.agent_check(VIP1) == f"down #{about}: {part}: not yet"
+        assert found.agent_check("") == f"down #{about}: {part}: not yet"
+    assert answers().agent_check("") == "down #starting: the first pass has not ended yet"

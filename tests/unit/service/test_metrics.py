@@ -16,16 +16,19 @@ from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.board import Board
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
 from dsr_agent.service.metrics.families import FAMILIES
+from dsr_agent.service.readiness import About
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.actions import Problem
-from dsr_agent.state.errors import NotYet
+from dsr_agent.state.errors import NotPermitted, NotYet
 from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
+from dsr_agent.truth.checks import Answer, Checked, Reason
 from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
+from dsr_agent.truth.spans import Span, Spans
 from tests.unit.service.reports import VIP1, VIP2, desired, key, observed, report
 
 GOLDEN = Path(__file__).parent / "metrics.txt"
@@ -48,7 +51,7 @@ class World:
         self.received: dict[str, Received] = {}
         self.protocols = dict(PROTOCOLS)
         self.lost = 0
-        self.http = HttpCounts(listening={"127.0.0.1:9177": True})
+        self.http = HttpCounts(listening={"127.0.0.1:9177": True}, agent_check_listening={"0.0.0.0:8190": True})
         self.guard: dict[tuple[str, str], Count] = {}
         sources = Sources(
             self._counters,
@@ -57,7 +60,7 @@ class World:
             lambda: self.protocols,
             lambda: self.lost,
             Endpoints(self.board).wanted,
-            Endpoints(self.board).ready,
+            Endpoints(self.board).reasons,
         )
         self._metrics = Metrics(self.board, sources, self.http)
 
@@ -81,12 +84,14 @@ def full() -> World:
     guarded = ObservedGuard(Table())
     world.board.overview = replace(
         world.board.overview,
-        desired=replace(world.board.overview.desired, guard=GuardPolicy()),
+        desired=replace(world.board.overview.desired, guard=GuardPolicy()).holding([key(VIP2).ip]),
         observed=replace(world.board.overview.observed, guard=guarded, links={"tunl0": Link("tunl0", "ipip")}),
     )
     service = Service(key(VIP1), "udp/1812")
     world.board.services = {service: Standing(Finding(service.name, Verdict.BOUND), up=True)}
     world.board.probes.show(Pair(ip_address(VIP1), "dsr-ipip"), Reach(Reached.UP))
+    silent = Answer(Reason.TIMEOUT, "no answer")
+    world.board.checks = {ip_address(VIP1): {"radius": Checked().after(silent, 3, 2).after(Answer(), 3, 2)}}
     world.received["dsr-ipip"] = Received(packets=1)
     world.page()
     world.received["dsr-ipip"] = Received(packets=2)
@@ -216,13 +221,14 @@ def test_both_formats() -> None:
     assert full().page("application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
 
 
-def fallen(what: Seen = Seen.LOST) -> Reach:
+def fallen(what: Seen = Seen.LOST) -> Reach[Sight]:
     """A pair that the self-test does not reach."""
     return Reach(Reached.FALLEN, Sight(what))
 
 
 def test_the_self_test() -> None:
     world = full()
+    world.board.overview = replace(world.board.overview, desired=world.board.overview.desired.holding([]))
     probes = world.board.probes
     probes.started()
     probes.sent, probes.lost = 7, 3
@@ -246,3 +252,30 @@ def test_what_the_self_test_sent_is_taken_off_the_tunnels_count() -> None:
     world.board.probes.own["dsr-ipip"] = Count(4, 200)
     assert world.value('dsr_tunnel_decapsulated_packets_total{tunnel="dsr-ipip"}') == 31
     assert world.value('dsr_tunnel_decapsulated_bytes_total{tunnel="dsr-ipip"}') == 6550
+
+
+def test_a_check_that_has_no_verdict_yet_is_neither_up_nor_down() -> None:
+    world = World(report())
+    silent = Answer(Reason.TIMEOUT, "no answer")
+    once = Checked().after(silent, 2, 1)
+    world.board.checks = {ip_address(VIP1): {"radius": once}}
+    assert "dsr_check_up{" not in world.page()
+    assert world.value(f'dsr_check_failures_total{{check="radius",reason="timeout",vip="{VIP1}"}}') == 1
+    world.board.checks = {ip_address(VIP1): {"radius": once.after(silent, 2, 1)}}
+    assert world.value(f'dsr_check_up{{check="radius",vip="{VIP1}"}}') == 0
+
+
+def test_reasons_are_few_words_and_only_for_who_is_not_ready() -> None:
+    missing = report(found_missing=(VIP1,), result=Result.FAILED, error=NotPermitted("may not"))
+    world = World(missing)
+    world.board.drains = Spans({ip_address(VIP1): Span(0.0)})
+    lines = [line for line in world.page().splitlines() if line.startswith("dsr_vip_not_ready_reason{")]
+    assert lines == [
+        f'dsr_vip_not_ready_reason{{reason="drained",vip="{VIP1}"}} 1.0',
+        f'dsr_vip_not_ready_reason{{reason="vip",vip="{VIP1}"}} 1.0',
+    ]
+
+
+def test_the_help_lists_every_reason() -> None:
+    said = FAMILIES["dsr_vip_not_ready_reason"].help.partition("one of ")[2].rstrip(".")
+    assert said.split(", ") == [str(about) for about in About]

@@ -124,9 +124,9 @@ def test_nobody_is_kept_from_their_turn_however_many_are_in_doubt(count: int, il
 # --- reach ----------------------------------------------------------------------------------------------------------
 
 
-def after(sights: Sequence[Sight], fall: int = 3, rise: int = 2) -> Reach:
+def after(sights: Sequence[Sight], fall: int = 3, rise: int = 2) -> Reach[Sight]:
     """The reach after these results."""
-    reach = Reach()
+    reach: Reach[Sight] = Reach()
     for sight in sights:
         reach = reach.after(sight, fall, rise)
     return reach

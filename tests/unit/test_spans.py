@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from dsr_agent.guard.counters import Count
 from dsr_agent.state.model import Ip
 from dsr_agent.truth.arrivals import Arrival, Arrivals
-from dsr_agent.truth.drains import DamagedError, Drain, Drains, read, text_of
+from dsr_agent.truth.spans import DamagedError, Span, Spans, read, text_of
 
 A, B, C = (ip_address(text) for text in ("192.0.2.10", "192.0.2.11", "2001:db8::10"))
 DECLARED = (A, B, C)
 
 TIMES = st.floats(0, 2e9, allow_nan=False)
-DRAINS = st.builds(Drain, TIMES, st.none() | TIMES)
-STATES = st.builds(Drains, st.dictionaries(st.sampled_from(DECLARED), DRAINS), st.none() | DRAINS)
+SPANS = st.builds(Span, TIMES, st.none() | TIMES)
+STATES = st.builds(Spans, st.dictionaries(st.sampled_from(DECLARED), SPANS), st.none() | SPANS)
 NAMED = st.sets(st.sampled_from(DECLARED))
 
 
 @given(STATES)
-def test_what_is_written_is_read(drains: Drains) -> None:
-    assert read(text_of(drains)) == drains
+def test_what_is_written_is_read(spans: Spans) -> None:
+    assert read(text_of(spans)) == spans
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(repr))
@@ -39,51 +39,51 @@ def test_what_is_no_time_is_refused(wrong: str) -> None:
         read('{"version": 1, "host": {"since": 0, "until": ' + wrong + '}, "vips": {}}')
 
 
-@given(STATES, NAMED, DRAINS, TIMES)
-def test_who_is_drained_after_a_drain(drains: Drains, ips: set[Ip], drain: Drain, now: float) -> None:
+@given(STATES, NAMED, SPANS, TIMES)
+def test_who_is_drained_after_a_drain(spans: Spans, ips: set[Ip], span: Span, now: float) -> None:
     """Those that are named, or all, until the time that was named last; nobody else but who was before."""
-    found = drains.plus(ips, drain)
+    found = spans.plus(ips, span)
     for ip in DECLARED:
         if not ips or ip in ips:
-            assert drain.over(now) or found.of(ip, now) is not None
+            assert span.over(now) or found.of(ip, now) is not None
         else:
-            assert found.of(ip, now) == drains.of(ip, now)
+            assert found.of(ip, now) == spans.of(ip, now)
 
 
 @given(STATES, NAMED, TIMES)
-def test_who_is_drained_after_an_undrain(drains: Drains, ips: set[Ip], now: float) -> None:
+def test_who_is_drained_after_an_undrain(spans: Spans, ips: set[Ip], now: float) -> None:
     """Nobody of those that are named (or nobody at all); everybody else as before."""
-    found = drains.minus(ips, DECLARED)
+    found = spans.minus(ips, DECLARED)
     for ip in DECLARED:
         gone = not ips or ip in ips
-        assert (found.of(ip, now) is None) if gone else (bool(found.of(ip, now)) == bool(drains.of(ip, now)))
-    assert found.of_host(now) is None or not drains.of_host(now)
+        assert (found.of(ip, now) is None) if gone else (bool(found.of(ip, now)) == bool(spans.of(ip, now)))
+    assert found.of_host(now) is None or not spans.of_host(now)
 
 
 @given(STATES, TIMES)
-def test_what_is_over_is_as_if_it_never_was(drains: Drains, now: float) -> None:
-    current = drains.current(now)
-    assert [current.of(ip, now) for ip in DECLARED] == [drains.of(ip, now) for ip in DECLARED]
+def test_what_is_over_is_as_if_it_never_was(spans: Spans, now: float) -> None:
+    current = spans.current(now)
+    assert [current.of(ip, now) for ip in DECLARED] == [spans.of(ip, now) for ip in DECLARED]
     end = current.next_end()
     assert end is None or end > now
 
 
 def test_a_drain_ends_to_the_moment() -> None:
-    drains = Drains({A: Drain(10.0, 20.0)})
-    assert drains.of(A, 19.9) == Drain(10.0, 20.0)
-    assert drains.of(A, 20.0) is None
-    assert drains.of(B, 15.0) is None
+    spans = Spans({A: Span(10.0, 20.0)})
+    assert spans.of(A, 19.9) == Span(10.0, 20.0)
+    assert spans.of(A, 20.0) is None
+    assert spans.of(B, 15.0) is None
 
 
 def test_the_later_end_counts_where_host_and_vip_are_drained() -> None:
-    drains = Drains({A: Drain(10.0, 20.0), B: Drain(5.0)}, Drain(8.0, 30.0))
-    assert drains.of(A, 15.0) == Drain(8.0, 30.0)
-    assert drains.of(B, 15.0) == Drain(5.0)
-    assert drains.of(C, 25.0) == Drain(8.0, 30.0)
+    spans = Spans({A: Span(10.0, 20.0), B: Span(5.0)}, Span(8.0, 30.0))
+    assert spans.of(A, 15.0) == Span(8.0, 30.0)
+    assert spans.of(B, 15.0) == Span(5.0)
+    assert spans.of(C, 25.0) == Span(8.0, 30.0)
 
 
 def test_draining_again_keeps_the_beginning() -> None:
-    assert Drains({A: Drain(10.0)}).plus([A], Drain(50.0, 60.0)) == Drains({A: Drain(10.0, 60.0)})
+    assert Spans({A: Span(10.0)}).plus([A], Span(50.0, 60.0)) == Spans({A: Span(10.0, 60.0)})
 
 
 # --- what still arrives -----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """
-Who drains and undrains: keeps it on the board and in a small file, so that a restart of the agent changes nothing.
+Who drains and holds VIPs: keeps it on the board and in small files, so that a restart of the agent changes nothing.
 
-Asked by the HTTP server's thread, and by the loop's when a drain ends by itself; never both at once.
+Asked by the HTTP server's thread, and by the loop's when a span ends by itself; never both at once.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from dsr_agent.service.board import Board
 from dsr_agent.service.journal import Fields, Kind, carrying
 from dsr_agent.state.model import Ip
-from dsr_agent.truth.drains import DamagedError, Drain, Drains, read, text_of
+from dsr_agent.truth.spans import DamagedError, Span, Spans, read, text_of
 
 log = logging.getLogger("dsr_agent")
 
@@ -26,76 +27,106 @@ log = logging.getLogger("dsr_agent")
 LONGEST = 10 * 366 * 86400.0
 
 DEFAULT_DIRECTORY = "/var/lib/dsr-agent"
-FILE = "drains.json"
 
 # The wall clock may be set: never sleep past more of it than this.
 _LONGEST_SLEEP = 30.0
 _NAMED = 10
 
 
-def place(environ: Mapping[str, str]) -> Path:
+class Asked(NamedTuple):
+    """What can be asked for VIPs: how a VIP is called then, what ends it, where it is kept, and how it is logged."""
+
+    past: str
+    ends: str
+    file: str
+    began: Kind
+    ended: Kind
+
+
+DRAIN = Asked("drained", "undrains", "drains.json", Kind.DRAINED, Kind.UNDRAINED)
+HOLD = Asked("held", "releases", "holds.json", Kind.HELD, Kind.RELEASED)
+
+
+def place(asked: Asked, environ: Mapping[str, str]) -> Path:
     """The file, below the directory that systemd made for the service; of several, the first."""
     directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return Path(directory or DEFAULT_DIRECTORY, FILE)
+    return Path(directory or DEFAULT_DIRECTORY, asked.file)
 
 
-class DrainKeeper:
-    """Keeps `Board.drains` and the file at *path* the same."""
+class UnreadableError(Exception):
+    """What was kept cannot be read; says why."""
 
-    def __init__(self, board: Board, path: Path) -> None:
+
+def kept(path: Path) -> Spans:
+    """What the file at *path* says. Raises `UnreadableError`."""
+    try:
+        return read(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return Spans()
+    except (OSError, UnicodeDecodeError, DamagedError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UnreadableError(str(why)) from None
+
+
+class SpanKeeper:
+    """Keeps what was *asked* in a file at *path*, and hands it to *show* whenever it changes."""
+
+    def __init__(self, asked: Asked, board: Board, path: Path, show: Callable[[Spans], None]) -> None:
+        self.asked = asked
+        self.spans = Spans()
         self._board = board
         self._path = path
+        self._show = show
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self.changed = asyncio.Event()
-        """Set in the loop when somebody drained or undrained; for one other to wait for, and to clear."""
+        """Set in the loop when something began or ended; for one other to wait for, and to clear."""
 
     def load(self) -> None:
-        """Take over what was kept. A file that cannot be read is told and left aside: nothing is drained then."""
+        """Take over what was kept. A file that cannot be read is told and left aside: there is nothing then."""
         try:
-            kept = read(self._path.read_text("utf-8"))
-        except FileNotFoundError:
+            spans = kept(self._path)
+        except UnreadableError as error:
+            text = f"{self._path} cannot be read, so nothing is {self.asked.past}: {error}"
+            log.error("%s", text, extra=carrying(self.asked.ended))
             return
-        except (OSError, UnicodeDecodeError, DamagedError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            log.error("%s cannot be read, so nothing is drained: %s", self._path, why, extra=carrying(Kind.UNDRAINED))
-            return
-        self._board.drains = kept
-        now = self._board.wall()
-        if current := kept.current(now):
+        self.spans = spans
+        self._show(spans)
+        if current := spans.current(self._board.wall()):
             ips = sorted(current.vips, key=_order)
             text = _named(ips, current.host)
-            log.info("still drained: %s", text, extra=carrying(Kind.DRAINED, _fields(ips)))
-        self._expire(now)
+            log.info("still %s: %s", self.asked.past, text, extra=carrying(self.asked.began, _fields(ips)))
 
-    def drain(self, ips: Collection[Ip], seconds: float | None) -> str:
-        """Drain these, or the host if none is named. Why it cannot be kept over a restart; empty if it is."""
+    def begin(self, ips: Collection[Ip], seconds: float | None) -> str:
+        """For these, or the host if none is named. Why it cannot be kept over a restart; empty if it is."""
         now = self._board.wall()
         until = None if seconds is None else now + seconds
         with self._lock:
-            trouble = self._put(self._board.drains.current(now).plus(ips, Drain(now, until)))
-        end = "until somebody undrains" if until is None else f"until {moment(until)}"
-        log.info("drained %s: %s", end, _named(ips, not ips), extra=carrying(Kind.DRAINED, _fields(ips)))
+            trouble = self._put(self.spans.current(now).plus(ips, Span(now, until)))
+        end = f"until somebody {self.asked.ends}" if until is None else f"until {moment(until)}"
+        text = f"{self.asked.past} {end}: {_named(ips, not ips)}"
+        log.info("%s", text, extra=carrying(self.asked.began, _fields(ips)))
         return trouble
 
-    def undrain(self, ips: Collection[Ip]) -> str:
-        """End the drain of these, or of all if none is named. Why that cannot be kept; empty if it is."""
+    def end(self, ips: Collection[Ip]) -> str:
+        """End it for these, or for all if none is named. Why that cannot be kept; empty if it is."""
         declared = [key.ip for key in self._board.overview.desired.vips]
         with self._lock:
-            before = self._board.drains.current(self._board.wall())
+            before = self.spans.current(self._board.wall())
             trouble = self._put(before.minus(ips, declared))
         if before:
-            log.info("no longer drained: %s", _named(ips, not ips), extra=carrying(Kind.UNDRAINED, _fields(ips)))
+            text = f"no longer {self.asked.past}: {_named(ips, not ips)}"
+            log.info("%s", text, extra=carrying(self.asked.ended, _fields(ips)))
         return trouble
 
     async def watch(self) -> None:
-        """Say so when a drain has ended by itself (it has, for those who ask, to the moment); until cancelled."""
+        """Say so when a span has ended by itself (it has, for those who ask, to the moment); until cancelled."""
         self._loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
             now = self._board.wall()
-            end = self._board.drains.next_end()
+            end = self.spans.next_end()
             if end is not None and end <= now:
                 await asyncio.to_thread(self._expire, now)
                 continue
@@ -105,29 +136,37 @@ class DrainKeeper:
 
     def _expire(self, now: float) -> None:
         with self._lock:
-            before = self._board.drains
+            before = self.spans
             after = before.current(now)
             if after == before:
                 return
             self._put(after)
         ips = sorted(before.vips.keys() - after.vips.keys(), key=_order)
         host = before.host and not after.host
-        text = f"no longer drained, its time is over: {_named(ips, host)}"
-        log.info("%s", text, extra=carrying(Kind.UNDRAINED, _fields(ips)))
+        text = f"no longer {self.asked.past}, its time is over: {_named(ips, host)}"
+        log.info("%s", text, extra=carrying(self.asked.ended, _fields(ips)))
 
-    def _put(self, drains: Drains) -> str:
-        self._board.drains = drains
+    def _put(self, spans: Spans) -> str:
+        self.spans = spans
+        self._show(spans)
         if self._loop:
             with contextlib.suppress(RuntimeError):  # it is ending
                 self._loop.call_soon_threadsafe(self._changed.set)
                 self._loop.call_soon_threadsafe(self.changed.set)
         try:
-            write_whole(self._path, text_of(drains))
+            write_whole(self._path, text_of(spans))
         except OSError as error:
             why = f"{self._path}: {error.strerror}"
             log.warning("this will not outlive the agent, because it cannot be kept: %s", why, extra=_WARNED)
             return why
         return ""
+
+
+class Keepers(NamedTuple):
+    """One for each thing that can be asked for."""
+
+    drains: SpanKeeper
+    holds: SpanKeeper
 
 
 _WARNED = carrying(Kind.WARNED)

@@ -1,4 +1,4 @@
-"""What is drained, as JSON, for ``status``, ``drain`` and ``undrain``. Pure, but for what the board is asked."""
+"""What is drained and what is held, as JSON, for ``status`` and the verbs that change it. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsr_agent.service.board import Board
-from dsr_agent.state.model import Ip
+from dsr_agent.state.model import Desired, Ip
 from dsr_agent.truth.arrivals import Arrival
-from dsr_agent.truth.drains import Drain
+from dsr_agent.truth.spans import Span, Spans
 
 
 def drained_json(board: Board) -> dict[str, Any]:
@@ -36,9 +36,17 @@ def drained_json(board: Board) -> dict[str, Any]:
     return {"host": _span(host) if host else None, "vips": rows}
 
 
-def _span(drain: Drain) -> dict[str, Any]:
-    until = None if drain.until is None else round(drain.until, 3)
-    return {"since": round(drain.since, 3), "until": until}
+def held_json(holds: Spans, desired: Desired, now: float) -> dict[str, Any]:
+    """Each VIP that is held."""
+    names = {ip: desired.vips[key].name for ip, key in desired.key_of_ip.items() if ip in holds.vips}
+    current = holds.current(now).vips.items()
+    rows = [{"vip": str(ip), "name": names.get(ip), "declared": ip in names, **_span(hold)} for ip, hold in current]
+    return {"vips": rows}
+
+
+def _span(found: Span) -> dict[str, Any]:
+    until = None if found.until is None else round(found.until, 3)
+    return {"since": round(found.since, 3), "until": until}
 
 
 def _arriving(arrivals: Mapping[Ip, Arrival], ip: Ip) -> dict[str, Any] | None:

@@ -1,4 +1,6 @@
-"""Which VIPs are drained, since when and until when: values, and what they look like in a file. Pure."""
+"""
+What somebody asked for VIPs for a while (drained, held), since when and until when: values, and their file. Pure.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from dsr_agent.state.model import Ip
 _VERSION = 1
 
 
-class Drain(NamedTuple):
-    """A time without new sessions, in seconds since 1970; *until* is None for one that somebody has to end."""
+class Span(NamedTuple):
+    """A time in which something holds, in seconds since 1970; *until* is None for one that somebody has to end."""
 
     since: float
     until: float | None = None
@@ -24,62 +26,62 @@ class Drain(NamedTuple):
         """Whether it has ended by itself."""
         return self.until is not None and self.until <= now
 
-    def joined(self, other: Drain) -> Drain:
+    def joined(self, other: Span) -> Span:
         """Both: from the earlier beginning to the later end."""
         ends = (self.until, other.until)
         until = None if None in ends else max(end for end in ends if end is not None)
-        return Drain(min(self.since, other.since), until)
+        return Span(min(self.since, other.since), until)
 
 
 @dataclass(frozen=True, slots=True)
-class Drains:
+class Spans:
     """
-    All that is drained: single VIPs, and *host*, which is every VIP that there is and will be.
+    For whom something was asked: single VIPs, and *host*, which is every VIP that there is and will be.
 
-    A VIP keeps its drain when it leaves the file: should it come back meanwhile, nobody wants it sent requests.
+    A VIP keeps its span when it leaves the file: should it come back meanwhile, what was asked for it still holds.
     """
 
-    vips: Mapping[Ip, Drain] = field(default_factory=dict)
-    host: Drain | None = None
+    vips: Mapping[Ip, Span] = field(default_factory=dict)
+    host: Span | None = None
 
     def __bool__(self) -> bool:
         return bool(self.vips) or self.host is not None
 
-    def of(self, ip: Ip, now: float) -> Drain | None:
+    def of(self, ip: Ip, now: float) -> Span | None:
         """What holds for one VIP."""
         found = [each for each in (self.host, self.vips.get(ip)) if each is not None and not each.over(now)]
         return found[0].joined(found[-1]) if found else None
 
-    def of_host(self, now: float) -> Drain | None:
+    def of_host(self, now: float) -> Span | None:
         """What holds for the host as a whole."""
         return None if self.host is None or self.host.over(now) else self.host
 
-    def plus(self, ips: Iterable[Ip], drain: Drain) -> Drains:
-        """These too, or for another time; none named is the host. Who was drained before stays so since then."""
+    def plus(self, ips: Iterable[Ip], span: Span) -> Spans:
+        """These too, or for another time; none named is the host. Whoever was in before stays so since then."""
         named = tuple(ips)
         if not named:
-            return replace(self, host=Drain(self.host.since if self.host else drain.since, drain.until))
-        fresh = {ip: Drain(self.vips[ip].since if ip in self.vips else drain.since, drain.until) for ip in named}
+            return replace(self, host=Span(self.host.since if self.host else span.since, span.until))
+        fresh = {ip: Span(self.vips[ip].since if ip in self.vips else span.since, span.until) for ip in named}
         return replace(self, vips={**self.vips, **fresh})
 
-    def minus(self, ips: Collection[Ip], declared: Iterable[Ip]) -> Drains:
+    def minus(self, ips: Collection[Ip], declared: Iterable[Ip]) -> Spans:
         """
         Without these; none named is without any.
 
-        Where the host as a whole was drained, all others of the *declared* are drained one by one from now on.
+        Where the host as a whole was in, all others of the *declared* are in one by one from now on.
         """
         if not ips:
-            return Drains()
+            return Spans()
         vips = dict(self.vips)
         if self.host:
             for ip in declared:
                 vips[ip] = vips[ip].joined(self.host) if ip in vips else self.host
-        return Drains({ip: drain for ip, drain in vips.items() if ip not in ips})
+        return Spans({ip: span for ip, span in vips.items() if ip not in ips})
 
-    def current(self, now: float) -> Drains:
+    def current(self, now: float) -> Spans:
         """Without those that are over."""
-        vips = {ip: drain for ip, drain in self.vips.items() if not drain.over(now)}
-        return Drains(vips, self.of_host(now))
+        vips = {ip: span for ip, span in self.vips.items() if not span.over(now)}
+        return Spans(vips, self.of_host(now))
 
     def next_end(self) -> float | None:
         """When the first of them ends by itself."""
@@ -94,31 +96,31 @@ class DamagedError(Exception):
     """What was read is not what was written."""
 
 
-def text_of(drains: Drains) -> str:
+def text_of(spans: Spans) -> str:
     """As it is kept."""
     kept: dict[str, Any] = {
         "version": _VERSION,
-        "host": drains.host and drains.host._asdict(),
-        "vips": {str(ip): drain._asdict() for ip, drain in drains.vips.items()},
+        "host": spans.host and spans.host._asdict(),
+        "vips": {str(ip): span._asdict() for ip, span in spans.vips.items()},
     }
     return json.dumps(kept, indent=1) + "\n"
 
 
-def read(text: str) -> Drains:
+def read(text: str) -> Spans:
     """What `text_of` wrote. Raises `DamagedError` for anything else."""
     try:
         kept = json.loads(text)
         if kept["version"] != _VERSION:
             raise ValueError(f"version {kept['version']!r} is not known")
-        host = None if kept["host"] is None else _drain(kept["host"])
-        return Drains({ip_address(ip): _drain(of) for ip, of in kept["vips"].items()}, host)
+        host = None if kept["host"] is None else _span(kept["host"])
+        return Spans({ip_address(ip): _span(of) for ip, of in kept["vips"].items()}, host)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"it is not what was written there ({error!r})") from None
 
 
-def _drain(kept: Any) -> Drain:
+def _span(kept: Any) -> Span:
     since, until = kept["since"], kept["until"]
     for value in (since, *([] if until is None else [until])):
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise ValueError(f"{value!r} is not a time")
-    return Drain(since, until)
+    return Span(since, until)
