@@ -57,6 +57,7 @@ from tests.lab.world import BALANCER_IP
 
 MODPROBE, SYSCTL = "/etc/modprobe.d/lab.conf", "/etc/sysctl.d/99-lab.conf"
 FIRST, DEAD = "10.3.0.1", "10.3.0.99"  # the router, and nobody
+PINNED, UNPINNED = f"route add {BALANCER_IP} via {FIRST}", f"route del {BALANCER_IP} via {FIRST}"
 DEFAULT, DEFAULT6 = f"route replace default via {FIRST}", "route replace default via fd00:3::1"
 TUN_IPIP = f"type ipip local {LOCAL}"
 ON_CARD = "address replace fd00:3::11/64 dev eth0 nodad"
@@ -275,6 +276,15 @@ REVERSE_PATH = (
         "without a route to them it is not known where balancers send to",
     ),
     Fault(
+        "default route gone, balancers have their own",
+        "no_client_route way_back_missing",
+        server(PINNED, "route del default"),
+        server(DEFAULT, UNPINNED),
+        (),
+        ALL4,
+        "the self-test's client is found by the default route, so it cannot tell",
+    ),
+    Fault(
         "default route gone, no rp_filter",
         "no_client_route way_back_missing",
         all_of(sysctl(_STRICT, 0), server("route del default")),
@@ -347,7 +357,7 @@ WAY_BACK = (
         (A,),
         _NOT_THE_WAY_BACK,
     ),
-    Fault("card in a VRF", "way_back_vrf", _VRF, _NO_VRF, (), ALL, "the self-test cannot tell without a default route"),
+    Fault("card in a VRF", "way_back_vrf", _VRF, _NO_VRF, ALL),
     Fault("tunnel in a VRF", "way_back_vrf vip_rule tunnel_other", _VRF_TUNNEL, _NO_VRF_TUNNEL, IPIP),
     Fault(
         "default route to nobody",
@@ -365,9 +375,10 @@ WAY_BACK = (
             "link add other type dummy",
             "address add 10.9.0.1/24 dev other",
             "link set other up",
+            PINNED,
             "route replace default via 10.9.0.2",
         ),
-        server("link del other", DEFAULT),
+        server("link del other", DEFAULT, UNPINNED),
         (),
         ALL4,
         _NOT_THE_WAY_BACK,
@@ -389,6 +400,7 @@ WAY_BACK = (
         (),
         (),
         "only what is large gets lost",
+        known="nothing on this host tells what the network carries",
     ),
 )
 

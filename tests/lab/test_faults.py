@@ -59,14 +59,13 @@ def test_it_is_told_named_and_got_over(fault: Fault, scene: FaultWorld, table: T
     if fault.nftables and not has_inet_tables():
         pytest.skip("this kernel has no nftables family inet")
     scene.have_agent(fault.agent)
-    scene.well()
+    scene.flowing()
     injected = time.monotonic()
     try:
         fault.inject(scene)
         scene.watch.until(fault.unready, False, "503")
         told = time.monotonic()
         causes = scene.doctor()
-        scene.sent_since(told)
         cut = scene.cut(told, time.monotonic() - 0.3)
         unready = scene.watch.unready(injected)
     finally:
