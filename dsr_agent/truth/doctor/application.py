@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from dsr_agent.kernel.capture import Leaving
 from dsr_agent.state.model import Ip, Vip
+from dsr_agent.truth.checks import Reason
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
 from dsr_agent.truth.listeners import Finding as Listening
@@ -111,10 +112,12 @@ def unexplained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     says = evidence.agent.says or {}
     texts = [text for text in says.get("not_ready", {}).get(str(vip.ip), ()) if not _looked_at(text, vip)]
     if texts:
-        told = Told(Stage.ANSWER, vip=vip.ip)
-        yield told.fault(
-            Cause.CHECK_FAILED, f"the agent finds it not ready: {texts[0]}", "dsr-agent status", *texts[1:]
-        )
+        told, saw = Told(Stage.ANSWER, vip=vip.ip), f"the agent finds it not ready: {texts[0]}"
+        reasons = {row.get("reason") for row in says.get("checks", ()) if row.get("vip") == str(vip.ip)}
+        if Reason.WRONG_SOURCE in reasons:
+            yield told.fault(Cause.ANSWERS_WRONG_ADDRESS, saw, f"bind the application to {vip.ip}", *texts[1:])
+        else:
+            yield told.fault(Cause.CHECK_FAILED, saw, "dsr-agent status", *texts[1:])
 
 
 def _looked_at(text: str, vip: Vip) -> bool:
