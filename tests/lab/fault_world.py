@@ -110,8 +110,10 @@ class Watch:
 
     def _run(self) -> None:
         while not self._done.wait(0.1):
+            status, words = 200, ""
             for address in ALL:
-                status, words = self._ask(address)
+                if status:  # who does not answer about one VIP does not about the others
+                    status, words = self._ask(address)
                 if status != self.told[address]:
                     self.told[address] = status
                     if status != 200:

@@ -335,6 +335,7 @@ VIPS = (
         all_of(sysctl("ipv4/conf/eth0/arp_ignore", 0), sysctl("ipv4/conf/all/arp_ignore", 0)),
         cut=(),
         agent=STOPPED,
+        known="both are warnings, and that no agent runs, who would mend it, is told first",
     ),
 )
 
@@ -499,7 +500,7 @@ APPLICATIONS = (
     ),
     Fault(
         "application hangs, and nobody asks it",
-        "check_failed",
+        "unanswered",
         instead(B, lambda: Deaf(B, PORT_OF_B)),
         again(B),
         (),

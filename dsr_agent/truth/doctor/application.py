@@ -12,6 +12,7 @@ from dsr_agent.truth.doctor.evidence import Evidence
 from dsr_agent.truth.listeners import Finding as Listening
 from dsr_agent.truth.listeners import Verdict, services_of
 
+_SEVERAL = 3  # requests; fewer may have come just now
 _REFUSED = ("UdpNoPorts", "Udp6NoPorts", "TcpOutRsts")
 
 
@@ -67,6 +68,9 @@ def answer(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     if doubtful:
         remedy = f"bind it to {vip.ip}, if it does not use IP_PKTINFO"
         yield told.warning(Cause.LISTENING_WILDCARD, f"{doubtful[0].service}: {doubtful[0]}", remedy)
+    elif unanswered := next(_unanswered(vip, evidence), ""):
+        remedy = "look into the application's log; a [[check]] in the file asks it all the time"
+        yield told.warning(Cause.UNANSWERED, unanswered, remedy)
     elif right := _from_the_vip(vip, evidence):
         saw = f"{vip.ip} answered {right.destination} from port {right.port}"
         yield ok(Stage.ANSWER, saw, f"captured leaving by {right.link}", vip=vip.ip)
@@ -105,6 +109,18 @@ def _from_elsewhere(vip: Vip, evidence: Evidence) -> Leaving | None:
 def _from_the_vip(vip: Vip, evidence: Evidence) -> Leaving | None:
     left = evidence.captured.left if evidence.captured else ()
     return next((each for each in left if each.source == vip.ip), None)
+
+
+def _unanswered(vip: Vip, evidence: Evidence) -> Iterator[str]:
+    """Services of which several requests came in and no answer left: it hangs, or wants to know nobody who asks."""
+    if evidence.captured is None or not evidence.captured.complete:
+        return
+    asked = [packet.inner.service for packet in evidence.sent_to.get(vip.ip, ()) if packet.inner and not packet.later]
+    answered = {f"udp/{each.port}" for each in evidence.captured.left if each.source == vip.ip}
+    for service in vip.services:
+        count = asked.count(service)
+        if service.startswith("udp/") and service not in answered and count >= _SEVERAL:
+            yield f"{service}: {count} requests came in, and no answer left in {evidence.seconds:.0f} s"
 
 
 def unexplained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:

@@ -59,7 +59,8 @@ class Evidence:
     why there are none. *captured* is None where nothing could be seen, for the reason *uncaptured*. *answers* say
     which way answers would go from each VIP to some clients, *ordinary* the same from no address in particular, and
     *to_balancers* the way to each balancer. *told_mss* are the TCP segments that the guard tells clients of, by IP
-    version. *silent* are neighbours that do not say where they are, whenever they are asked. *drops* are other firewalls' (None: could not be followed).
+    version. *silent* are neighbours that do not say where they are, whenever they are asked. *drops* are other
+    firewalls' (None: could not be followed).
     """
 
     desired: Desired = field(default_factory=Desired)
@@ -121,6 +122,13 @@ class Evidence:
     def outer(self) -> tuple[Outer, ...]:
         """What came in wrapped."""
         return tuple(packet for packet in self.captured.arrived if packet.wrapped) if self.captured else ()
+
+    @cached_property
+    def in_udp(self) -> tuple[Outer, ...]:
+        """What came in wrapped in UDP (GUE, FOU), as no tunnel of this version takes it."""
+        arrived = self.captured.arrived if self.captured else ()
+        vips = self.desired.key_of_ip
+        return tuple(each for each in arrived if not each.wrapped and each.inner and each.inner.destination in vips)
 
     def moved(self, *names: str) -> tuple[str, ...]:
         """Which of the host's counters *names* have grown, and by how much, in words."""
