@@ -4,7 +4,7 @@ A short look at what load balancers really send: the outer headers, as they reac
 Packet sockets see a packet before netfilter does, so also what a firewall of this host drops; what XDP or an ingress
 filter of tc (or the network card itself) drops before is not seen. A second socket sees the UDP datagrams that leave.
 
-Sources: ``packet(7)``, ``include/uapi/linux/filter.h``, RFC 791, RFC 2784, RFC 2890.
+Sources: ``packet(7)``, ``include/uapi/linux/filter.h``, ``include/net/gue.h``, RFC 791, RFC 2784, RFC 2890.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _TO_THIS_HOST, _LEAVING = 0, 4  # PACKET_HOST, PACKET_OUTGOING
 # Loopback, and links that decapsulate: what is seen there was seen before, or is the self-test.
 _NO_CARDS = (772, 768, 769, 776, 778, 823)
 
-IPIP, SIXINFOUR, GRE = 4, 41, 47
+IPIP, UDP, SIXINFOUR, GRE = 4, 17, 41, 47
 _WRAPPED = (IPIP, SIXINFOUR, GRE)
-_TCP, _UDP = 6, 17
+_TCP = 6
+_GUE_CONTROL = 0x20
 _CHECKSUM, _KEY, _SEQUENCE = 0x8000, 0x2000, 0x1000
 
 _ENOUGH = 2000  # packets that are looked at; a busy server gets as many in a millisecond, and they say the same
@@ -56,7 +57,7 @@ class Inner:
     @property
     def service(self) -> str:
         """As the file writes it; empty for what has no ports."""
-        name = {_TCP: "tcp", _UDP: "udp"}.get(self.protocol)
+        name = {_TCP: "tcp", UDP: "udp"}.get(self.protocol)
         return f"{name}/{self.port}" if name and self.port is not None else ""
 
 
@@ -65,8 +66,8 @@ class Outer:
     """
     One packet that reached *link* for this host, by its outer header.
 
-    *flags* are GRE's first two bytes, and *key* its key. *fragment* is true of any piece of a larger packet; only the
-    first has a GRE header and an *inner* to be read.
+    *flags* are GRE's first two bytes, and *key* its key. What is wrapped in UDP has an *inner*, too. *fragment* is true
+    of any piece of a larger packet; only the first has a GRE header and an *inner* to be read.
     """
 
     link: str
@@ -195,11 +196,23 @@ def arriving(link: str, data: bytes) -> Outer | None:
     later, more = bool(cut & 0x1FFF), bool(cut & 0x2000)
     protocol = data[9]
     flags, key, inner = 0, None, None
-    if not later and protocol in _WRAPPED:
+    if not later and protocol == UDP:
+        inner = _in_udp(data[start:])
+    elif not later and protocol in _WRAPPED:
         flags, key, offset = _gre(data, start) if protocol == GRE else (0, None, start)
         inner = _inner(data[offset:]) if offset else None
     source, destination = IPv4Address(data[12:16]), IPv4Address(data[16:20])
     return Outer(link, source, destination, protocol, length, later or more, later, flags, key, inner)
+
+
+def _in_udp(data: bytes) -> Inner | None:
+    """The packet in a UDP datagram, if there is one: behind a header of GUE, or at once (GUE variant 1, FOU)."""
+    if len(data) < 10:
+        return None
+    first, protocol = data[8:10]
+    if first >> 6 == 0 and not first & _GUE_CONTROL and protocol in (IPIP, SIXINFOUR):
+        return _inner(data[12 + (first & 31) * 4 :])
+    return _inner(data[8:]) if first >> 4 in (4, 6) else None
 
 
 def _gre(data: bytes, start: int) -> tuple[int, int | None, int]:
@@ -236,10 +249,10 @@ def _port(data: bytes, offset: int) -> int | None:
 
 def leaving(link: str, protocol: int, data: bytes) -> Leaving | None:
     """Read the beginning of a UDP datagram in IPv4 or IPv6; None if it is none."""
-    if protocol == _ETH_P_IP and len(data) >= 20 and data[9] == _UDP:
+    if protocol == _ETH_P_IP and len(data) >= 20 and data[9] == UDP:
         port = _port(data, (data[0] & 15) * 4)
         source, destination = data[12:16], data[16:20]
-    elif protocol == _ETH_P_IPV6 and len(data) >= 40 and data[6] == _UDP:
+    elif protocol == _ETH_P_IPV6 and len(data) >= 40 and data[6] == UDP:
         port = _port(data, 40)
         source, destination = data[8:24], data[24:40]
     else:
@@ -280,9 +293,9 @@ def _arriving(senders: Iterable[IPv4Network]) -> list[_Instruction]:
 def _leaving(ports: Collection[int]) -> list[_Instruction]:
     """UDP datagrams from *ports*; of IPv6 only those without extension headers."""
     from_ports = [each for port in ports for each in ((_EQUAL, 0, 1, port), _TAKE)]
-    ipv4 = [(_LOAD_BYTE, 0, 0, 9), (_EQUAL, 1, 0, _UDP), _LEAVE, (_LOAD_HEADER_LENGTH, 0, 0, 0)]
+    ipv4 = [(_LOAD_BYTE, 0, 0, 9), (_EQUAL, 1, 0, UDP), _LEAVE, (_LOAD_HEADER_LENGTH, 0, 0, 0)]
     ipv4 += [(_LOAD_INDEXED_HALF, 0, 0, 0), *from_ports, _LEAVE]
-    ipv6 = [(_LOAD_BYTE, 0, 0, 6), (_EQUAL, 1, 0, _UDP), _LEAVE, (_LOAD_HALF, 0, 0, 40), *from_ports, _LEAVE]
+    ipv6 = [(_LOAD_BYTE, 0, 0, 6), (_EQUAL, 1, 0, UDP), _LEAVE, (_LOAD_HALF, 0, 0, 40), *from_ports, _LEAVE]
     jump = (0x05, 0, 0, len(ipv4))
     which = [(_LOAD, 0, 0, _PROTOCOL_AT), (_EQUAL, 1, 0, _ETH_P_IP), jump]
     is_ipv6 = [(_EQUAL, 1, 0, _ETH_P_IPV6), _LEAVE]

@@ -1,5 +1,5 @@
 """
-Which way an answer from a VIP would take, and the routing rules and VRFs that decide about it.
+Which way an answer from a VIP would take, the routing rules and VRFs that decide about it, and who is not there.
 
 The kernel itself is asked for the route, with the VIP as the source, as it would be for an answer; rules that ask for
 a mark, a user or a port are not met by the question, as little as by an answer without.
@@ -15,12 +15,15 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from typing import NamedTuple
 
 from dsr_agent.kernel.netlink import (
     RTM_GETLINK,
+    RTM_GETNEIGH,
     RTM_GETROUTE,
     RTM_GETRULE,
     RTM_NEWLINK,
+    RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTM_NEWRULE,
     Channel,
@@ -44,6 +47,8 @@ _FRA_TABLE, _FRA_OIFNAME, _FRA_L3MDEV, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT
     24,
 )
 _IFLA_IFNAME, _IFLA_MASTER = 3, 10
+_NDMSG = struct.Struct("=BxxxiHBB")  # family, link, state, flags, type
+_NDA_DST, _NUD_INCOMPLETE, _NUD_FAILED = 1, 0x01, 0x20
 _FR_ACT_TO_TBL = 1
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
@@ -212,6 +217,26 @@ def masters(channel: Channel) -> dict[str, str]:
         if _IFLA_MASTER in found:
             of[name] = number(found[_IFLA_MASTER])
     return {name: names[index] for name, index in of.items() if index in names}
+
+
+class Neighbour(NamedTuple):
+    """An address that is looked for on a link."""
+
+    link: str
+    ip: Ip
+
+
+def silent(channel: Channel) -> frozenset[Neighbour]:
+    """The neighbours that somebody wants to send to, and that have not said where they are."""
+    found = set()
+    for message in channel.dump(RTM_GETNEIGH, _NDMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        if message.type != RTM_NEWNEIGH:
+            continue
+        _, index, state, _, _ = _NDMSG.unpack_from(message.body)
+        address = dict(attributes(message.body, _NDMSG.size)).get(_NDA_DST)
+        if state & (_NUD_INCOMPLETE | _NUD_FAILED) and address:
+            found.add(Neighbour(_name(index), ip_address(address)))
+    return frozenset(found)
 
 
 def _name(index: int) -> str:

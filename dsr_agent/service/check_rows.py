@@ -16,6 +16,7 @@ def check_rows(checks: ByVip) -> list[dict[str, Any]]:
             "up": each.up,
             "asked": not each.unasked,
             "state": each.state,
+            "reason": None if each.up else each.trouble.reason,
             "seconds": None if each.seconds is None else round(each.seconds, 6),
         }
         for ip, of_vip in checks.copy().items()

@@ -60,11 +60,12 @@ async def examine(
     links = [way.link.name for way in evidence.ways.values()]
     with contextlib.closing(Channel()) as channel:
         before = _counters(channel, links, observed)
+        silent = policy.silent(channel)
         begun = time.monotonic()
         evidence = await _look_on(loaded, evidence, seconds)
         after = _counters(channel, links, observed)
         evidence = replace(evidence, before=before, after=after, seconds=time.monotonic() - begun)
-        evidence = _asked(channel, evidence)
+        evidence = replace(_asked(channel, evidence), silent=silent & policy.silent(channel))
     return replace(
         evidence,
         told_mss=dict(told_mss(desired, wanted, observed)) if _tells(desired, wanted) else {},

@@ -71,13 +71,15 @@ class FreeRadius:
     Debian's ``freeradius`` in a real server's namespace, on the VIPs, for authentication and accounting.
 
     *clients* are those that it knows, by nothing but the address, and the secret of each. It binds *addresses*, so they
-    have to be there when it starts. A context manager that runs it.
+    have to be there when it starts. *password* is that of `USER`. A context manager that runs it.
     """
 
-    def __init__(self, space: str, addresses: Sequence[str], clients: Mapping[str, str]) -> None:
+    def __init__(
+        self, space: str, addresses: Sequence[str], clients: Mapping[str, str], password: str = PASSWORD
+    ) -> None:
         self.space = space
         self._folder = tempfile.TemporaryDirectory(prefix=f"radius-{space}-")
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._mark = 0
         at = Path(self._folder.name)
         self._log, self._detail, self._output = at / "log", at / "detail", at / "output"
@@ -92,7 +94,7 @@ class FreeRadius:
                 ),
             )
         )
-        (at / "users").write_text(f'{USER} Cleartext-Password := "{PASSWORD}"\n')
+        (at / "users").write_text(f'{USER} Cleartext-Password := "{password}"\n')
 
     def start(self, wait: bool = True) -> None:
         """Start it; returns when it serves."""
@@ -100,7 +102,7 @@ class FreeRadius:
         # In the foreground, with one process: it is stopped and paused like any other child.
         command = ["freeradius", "-f", "-d", self._folder.name, "-n", "radiusd"]
         with inside(self.space), self._output.open("wb") as output:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
         if wait:
             self.wait_ready()
@@ -109,8 +111,8 @@ class FreeRadius:
         """Return once it serves."""
 
         def ready() -> bool:
-            assert self._process
-            if self._process.poll() is not None:
+            assert self.process
+            if self.process.poll() is not None:
                 raise RuntimeError(f"FreeRADIUS ended: {self._output.read_text()}{self.log()[self._mark :]}")
             return "Ready to process requests" in self.log()[self._mark :]
 
@@ -118,21 +120,21 @@ class FreeRadius:
 
     def stop(self) -> None:
         """End it."""
-        if self._process:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.terminate()
-            self._process.wait(DEADLINE)
-            self._process = None
+        if self.process:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            self.process.wait(DEADLINE)
+            self.process = None
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """It has its sockets and does nothing."""
-        assert self._process
-        self._process.send_signal(signal.SIGSTOP)
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
         self.start()

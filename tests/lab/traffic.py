@@ -199,6 +199,7 @@ class Tally:
 class _Fate:
     sent: float
     answers: int = 0
+    wrong: int = 0
 
 
 @dataclass
@@ -214,7 +215,6 @@ class Stream:
     port: int
     rate: float = 250.0
     _fates: list[_Fate] = field(default_factory=list)
-    _wrong: int = 0
     _answered: int = 0
 
     def __enter__(self) -> Self:
@@ -249,7 +249,7 @@ class Stream:
             fate.answers += 1
             self._answered += fate.answers == 1
             if source[0] != self.vip or data[_NUMBER.size :].split()[0] != self._expected:
-                self._wrong += 1
+                fate.wrong += 1
 
     @property
     def sent(self) -> int:
@@ -293,4 +293,5 @@ class Stream:
             began, run = None, 0
         answered = sum(1 for fate in fates if fate.answers)
         duplicates = sum(fate.answers - 1 for fate in fates if fate.answers)
-        return Tally(len(fates), answered, duplicates, self._wrong, longest, longest_ms)
+        wrong = sum(fate.wrong for fate in fates)
+        return Tally(len(fates), answered, duplicates, wrong, longest, longest_ms)

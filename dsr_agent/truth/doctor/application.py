@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from dsr_agent.kernel.capture import Leaving
 from dsr_agent.state.model import Ip, Vip
+from dsr_agent.truth.checks import Reason
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
 from dsr_agent.truth.listeners import Finding as Listening
 from dsr_agent.truth.listeners import Verdict, services_of
 
+_SEVERAL = 3  # requests; fewer may have come just now
 _REFUSED = ("UdpNoPorts", "Udp6NoPorts", "TcpOutRsts")
 
 
@@ -66,6 +68,9 @@ def answer(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     if doubtful:
         remedy = f"bind it to {vip.ip}, if it does not use IP_PKTINFO"
         yield told.warning(Cause.LISTENING_WILDCARD, f"{doubtful[0].service}: {doubtful[0]}", remedy)
+    elif unanswered := next(_unanswered(vip, evidence), ""):
+        remedy = "look into the application's log; a [[check]] in the file asks it all the time"
+        yield told.warning(Cause.UNANSWERED, unanswered, remedy)
     elif right := _from_the_vip(vip, evidence):
         saw = f"{vip.ip} answered {right.destination} from port {right.port}"
         yield ok(Stage.ANSWER, saw, f"captured leaving by {right.link}", vip=vip.ip)
@@ -106,15 +111,29 @@ def _from_the_vip(vip: Vip, evidence: Evidence) -> Leaving | None:
     return next((each for each in left if each.source == vip.ip), None)
 
 
+def _unanswered(vip: Vip, evidence: Evidence) -> Iterator[str]:
+    """Services of which several requests came in and no answer left: it hangs, or wants to know nobody who asks."""
+    if evidence.captured is None or not evidence.captured.complete:
+        return
+    asked = [packet.inner.service for packet in evidence.sent_to.get(vip.ip, ()) if packet.inner and not packet.later]
+    answered = {f"udp/{each.port}" for each in evidence.captured.left if each.source == vip.ip}
+    for service in vip.services:
+        count = asked.count(service)
+        if service.startswith("udp/") and service not in answered and count >= _SEVERAL:
+            yield f"{service}: {count} requests came in, and no answer left in {evidence.seconds:.0f} s"
+
+
 def unexplained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     """What keeps the VIP from being ready in the running agent's eyes, where nothing else was found: its checks."""
     says = evidence.agent.says or {}
     texts = [text for text in says.get("not_ready", {}).get(str(vip.ip), ()) if not _looked_at(text, vip)]
     if texts:
-        told = Told(Stage.ANSWER, vip=vip.ip)
-        yield told.fault(
-            Cause.CHECK_FAILED, f"the agent finds it not ready: {texts[0]}", "dsr-agent status", *texts[1:]
-        )
+        told, saw = Told(Stage.ANSWER, vip=vip.ip), f"the agent finds it not ready: {texts[0]}"
+        reasons = {row.get("reason") for row in says.get("checks", ()) if row.get("vip") == str(vip.ip)}
+        if Reason.WRONG_SOURCE in reasons:
+            yield told.fault(Cause.ANSWERS_WRONG_ADDRESS, saw, f"bind the application to {vip.ip}", *texts[1:])
+        else:
+            yield told.fault(Cause.CHECK_FAILED, saw, "dsr-agent status", *texts[1:])
 
 
 def _looked_at(text: str, vip: Vip) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from dsr_agent.guard.reasons import Reason
-from dsr_agent.kernel.capture import GRE, Outer
+from dsr_agent.kernel.capture import GRE, UDP, Outer
 from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
@@ -67,6 +67,8 @@ def _misfit(packet: Outer, way: Way) -> _Misfit | None:
         saw = f"{packet.source} sends {name}; the file says {tunnel.encapsulation}"
         if packet.protocol in _ENCAPSULATION:
             remedy = f"write encapsulation = {_ENCAPSULATION[packet.protocol]} {here}, or correct the load balancer"
+        elif packet.protocol == UDP:
+            remedy = f"have the load balancer send {tunnel.encapsulation}"
         else:
             remedy = "have the load balancer send GRE for IPv6 VIPs"
         return _Misfit(Cause.BALANCER_SENDS_OTHER, saw, remedy)
@@ -92,7 +94,8 @@ def _wrong(way: Way, evidence: Evidence) -> Iterator[Finding]:
     told = Told(Stage.ARRIVING, way.tunnel.name)
     seen: dict[_Misfit, int] = {}
     strangers: dict[str, int] = {}
-    for packet in evidence.outer:
+    in_udp = [packet for packet in evidence.in_udp if way.tunnel.name in _tunnels(packet, evidence)]
+    for packet in (*evidence.outer, *in_udp):
         if packet.later or any(fits(packet, other) for other in evidence.ways.values()):
             continue
         if not evidence.meant_for(packet, way.tunnel):
@@ -109,6 +112,12 @@ def _wrong(way: Way, evidence: Evidence) -> Iterator[Finding]:
         yield told.fault(misfit.cause, misfit.saw, misfit.remedy, *counted)
     if strangers:
         yield _strangers(way, strangers, evidence)
+
+
+def _tunnels(packet: Outer, evidence: Evidence) -> tuple[str, ...]:
+    """Those by which the VIP expects its requests that the packet is for."""
+    assert packet.inner
+    return evidence.desired.vips[evidence.desired.key_of_ip[packet.inner.destination]].tunnels
 
 
 def _elsewhere(packet: Outer, way: Way) -> _Misfit | None:

@@ -83,6 +83,7 @@ class Cause(StrEnum):
     FILE_REFUSED = "file_refused"
     FIGHT = "fight"
     DRAINED = "drained"
+    UNANSWERED = "unanswered"
     TUNNEL_SETTINGS = "tunnel_settings"
     LISTENING_WILDCARD = "listening_wildcard"
     WAY_BACK_ASYMMETRIC = "way_back_asymmetric"

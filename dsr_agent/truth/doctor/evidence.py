@@ -12,7 +12,7 @@ from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
 from dsr_agent.kernel.capture import Captured, Outer
 from dsr_agent.kernel.namespaces import Elsewhere
-from dsr_agent.kernel.policy import Rule
+from dsr_agent.kernel.policy import Neighbour, Rule
 from dsr_agent.kernel.policy import Way as Answer
 from dsr_agent.kernel.stats import Received
 from dsr_agent.kernel.sysctl_files import Setting
@@ -59,7 +59,8 @@ class Evidence:
     why there are none. *captured* is None where nothing could be seen, for the reason *uncaptured*. *answers* say
     which way answers would go from each VIP to some clients, *ordinary* the same from no address in particular, and
     *to_balancers* the way to each balancer. *told_mss* are the TCP segments that the guard tells clients of, by IP
-    version. *drops* are other firewalls' (None: could not be followed).
+    version. *silent* are neighbours that do not say where they are, whenever they are asked. *drops* are other
+    firewalls' (None: could not be followed).
     """
 
     desired: Desired = field(default_factory=Desired)
@@ -81,6 +82,7 @@ class Evidence:
     to_balancers: Mapping[IPv4Address, Answer] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     masters: Mapping[str, str] = field(default_factory=dict)
+    silent: frozenset[Neighbour] = frozenset()
     drops: tuple[ForeignDrop, ...] | None = None
     sysctl_files: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
     told_mss: Mapping[int, int] = field(default_factory=dict)
@@ -120,6 +122,13 @@ class Evidence:
     def outer(self) -> tuple[Outer, ...]:
         """What came in wrapped."""
         return tuple(packet for packet in self.captured.arrived if packet.wrapped) if self.captured else ()
+
+    @cached_property
+    def in_udp(self) -> tuple[Outer, ...]:
+        """What came in wrapped in UDP (GUE, FOU), as no tunnel of this version takes it."""
+        arrived = self.captured.arrived if self.captured else ()
+        vips = self.desired.key_of_ip
+        return tuple(each for each in arrived if not each.wrapped and each.inner and each.inner.destination in vips)
 
     def moved(self, *names: str) -> tuple[str, ...]:
         """Which of the host's counters *names* have grown, and by how much, in words."""
@@ -168,6 +177,17 @@ class Evidence:
     def arrives(self, tunnel: str) -> bool:
         """Whether some packet of the self-test came through."""
         return any(sight.what is Seen.ARRIVED for _, sight in self.sights_of(tunnel))
+
+    def vrf_outside(self, vip: Vip, tunnel: str) -> str:
+        """The VRF by which a tunnel's packets come in while the VIP is outside of it; empty if there is none."""
+        way = self.ways.get(tunnel)
+        master = self.masters.get(self.card_of(way.link.outer.local), "") if way and way.link.outer else ""
+        return master if self.is_vrf_without(vip, master) else ""
+
+    def is_vrf_without(self, vip: Vip, master: str) -> bool:
+        """Whether *master* is a VRF, and the VIP is not in it."""
+        link = self.observed.links.get(master)
+        return link is not None and link.kind == "vrf" and master not in (vip.device, self.masters.get(vip.device))
 
     @cached_property
     def own(self) -> frozenset[Ip]:

@@ -24,6 +24,7 @@ def reverse_path(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         yield unknown(Stage.REVERSE_PATH, "the tunnel's link is not there", tunnel.name)
         return
     told, name = Told(Stage.REVERSE_PATH, tunnel.name), way.link.name
+    vrf = any(evidence.vrf_outside(vip, tunnel.name) for vip in evidence.vips)  # told of the way back
     moved = evidence.moved(_COUNTER)
     own = evidence.sysctl(f"net/ipv4/conf/{name}/rp_filter")
     what = f"rp_filter of {name} is {value}" + ("" if own == value else f" (its own {own}, that of all {value})")
@@ -32,7 +33,7 @@ def reverse_path(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     elif value and lacks_address(way, evidence):
         saw = f"{what}, and the link has no IPv4 address, so everything is dropped"
         yield told.fault(Cause.REVERSE_PATH, saw, APPLY, *moved)
-    elif value == _LOOSE and (lost := _no_route(evidence)):
+    elif value == _LOOSE and not vrf and (lost := _no_route(evidence)):
         saw = f"no route to clients ({lost}), so the filter drops what they send"
         yield told.fault(Cause.NO_CLIENT_ROUTE, saw, "ip route add default via GATEWAY", *moved)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dsr_agent.state.actions import AddAddress
 from dsr_agent.state.errors import DsrError, Unsupported
 from dsr_agent.state.marks import FALLBACK_DEVICES, owns_link
-from dsr_agent.state.model import MODULE_OF_KIND, Link, LinkKey, Tunnel, TunnelKey
+from dsr_agent.state.model import MODULE_OF_KIND, Link, LinkKey, Tunnel, TunnelKey, Vip
 from dsr_agent.state.probe import Seen
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
@@ -106,7 +106,10 @@ def _faults(way: Way, found: Link | None, evidence: Evidence) -> Iterator[Findin
         yield told.fault(Cause.TUNNEL_OTHER, saw, errors[0].remedy if errors and errors[0].remedy else APPLY, *moved)
     elif lack:
         yield told.fault(Cause.TUNNEL_DOWN, f"{name} is down", f"ip link set {name} up", *moved)
-    else:
+    elif master := _in_vrf(way, evidence):
+        saw = f"{name} belongs to VRF {master}, and VIPs that it is for do not"
+        yield told.fault(Cause.TUNNEL_OTHER, saw, f"ip link set {name} nomaster")
+    elif not any(evidence.vrf_outside(vip, way.tunnel.name) for vip in _vips(way, evidence)):  # told of the way back
         yield from _tested(way, evidence)
 
 
@@ -115,6 +118,16 @@ def _as_declared(found: Link, way: Way) -> bool:
     if found.kind != wanted.kind or found.outer is None or wanted.outer is None:
         return False
     return carrier(way.tunnel).same(found.outer, wanted.outer) and owns_link(found)
+
+
+def _vips(way: Way, evidence: Evidence) -> list[Vip]:
+    return [vip for vip in evidence.vips if way.tunnel.name in vip.tunnels]
+
+
+def _in_vrf(way: Way, evidence: Evidence) -> str:
+    """The VRF that somebody has put the link into, if a VIP is outside of it."""
+    master = evidence.masters.get(way.link.name, "")
+    return master if any(evidence.is_vrf_without(vip, master) for vip in _vips(way, evidence)) else ""
 
 
 def _masking(way: Way, evidence: Evidence) -> str:

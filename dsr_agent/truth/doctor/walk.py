@@ -34,6 +34,7 @@ _FOLLOWS: Mapping[Stage, frozenset[Stage]] = {
 # And of these, whatever their stage is.
 _FOLLOWS_CAUSE: Mapping[Cause, frozenset[Stage]] = {
     Cause.NO_CLIENT_ROUTE: frozenset({Stage.WAY_BACK}),
+    Cause.WAY_BACK_VRF: frozenset({Stage.FIREWALL, Stage.REVERSE_PATH}),
     # The filter looks for the way back, too.
     Cause.WAY_BACK_RULE: frozenset({Stage.REVERSE_PATH}),
     Cause.WAY_BACK_VRF: frozenset({Stage.REVERSE_PATH}),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dsr_agent.kernel.policy import Neighbour, Rule
 from dsr_agent.kernel.policy import Way as Answer
 from dsr_agent.state.model import Ip, Vip
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
 
 _UNSENT = ("IpOutNoRoutes", "Ip6OutNoRoutes", "TcpExtListenDrops")
+_DECIDING = ("lookup", "blackhole", "unreachable", "prohibit")
 
 
 def way_back(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
@@ -28,6 +30,8 @@ def way_back(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     vrf = _vrf(vip, evidence)
     if vrf and evidence.masters.get(answer.link) != vrf and answer.link != vrf:
         yield _out_of(vip, vrf, f"answers to {client} go {answer}, outside of VRF {vrf}", evidence)
+    elif dead := next((each for each in asked.items() if _next_hop(*each) in evidence.silent), None):
+        yield _to_nobody(vip, *dead, evidence)
     elif arrived and answer.link not in arrived:
         saw = f"requests come in by {', '.join(sorted(arrived))}, and answers to {client} go {answer}"
         yield told.warning(
@@ -45,15 +49,36 @@ def _lost(vip: Vip, client: Ip, answer: Answer, evidence: Evidence) -> Finding:
         return _out_of(vip, vrf, f"requests come in by VRF {vrf}, and answers to {client} have {answer}", evidence)
     saw = f"answers to {client}: {answer}"
     ordinary = evidence.ordinary.get(client)
-    for rule in evidence.rules:
-        if not rule.ordinary and not rule.also and rule.concerns(vip.ip, client, "lo"):
-            if rule.action in ("lookup", "blackhole", "unreachable", "prohibit"):
-                return told.fault(Cause.WAY_BACK_RULE, f"{saw}, for {rule}", rule.removal, *moved)
+    if rule := _rule(vip, client, evidence):
+        return told.fault(Cause.WAY_BACK_RULE, f"{saw}, for {rule}", rule.removal, *moved)
     six = "-6 " * (vip.ip.version == 6)
     if ordinary and not ordinary.refused and ordinary.kind != "unicast":
         remedy = f"ip {six}route del {ordinary.kind} DESTINATION (ip {six}route list type {ordinary.kind} names it)"
         return told.fault(Cause.WAY_BACK_MISSING, saw, remedy, *moved)
     return told.fault(Cause.WAY_BACK_MISSING, saw, f"ip {six}route add default via GATEWAY", *moved)
+
+
+def _next_hop(client: Ip, answer: Answer) -> Neighbour:
+    return Neighbour(answer.link, answer.gateway or client)
+
+
+def _to_nobody(vip: Vip, client: Ip, answer: Answer, evidence: Evidence) -> Finding:
+    told, hop = Told(Stage.WAY_BACK, vip=vip.ip), _next_hop(client, answer)
+    saw = f"answers to {client} go {answer}, and {hop.ip} is not to be found on {hop.link}"
+    found = f"neighbour {hop.ip} on {hop.link}: no answer"
+    if answer != evidence.ordinary.get(client) and (rule := _rule(vip, client, evidence)):
+        return told.fault(Cause.WAY_BACK_RULE, f"{saw}, for {rule}", rule.removal, found)
+    six = "-6 " * (vip.ip.version == 6)
+    remedy = f"ip {six}route replace default via GATEWAY dev {hop.link}, or bring {hop.ip} back"
+    return told.fault(Cause.WAY_BACK_MISSING, saw, remedy, found)
+
+
+def _rule(vip: Vip, client: Ip, evidence: Evidence) -> Rule | None:
+    """The routing rule that decides about answers to *client*, if it is none that every host has."""
+    for rule in evidence.rules:
+        if not rule.ordinary and not rule.also and rule.concerns(vip.ip, client, "lo") and rule.action in _DECIDING:
+            return rule
+    return None
 
 
 def _out_of(vip: Vip, vrf: str, saw: str, evidence: Evidence) -> Finding:
@@ -70,15 +95,4 @@ def _arrived_by(vip: Vip, evidence: Evidence) -> set[str]:
 
 def _vrf(vip: Vip, evidence: Evidence) -> str:
     """The VRF by which the VIP's requests come in while the VIP is outside of it; empty if there is none."""
-    for name in vip.tunnels:
-        way = evidence.ways.get(name)
-        card = evidence.card_of(way.link.outer.local) if way and way.link.outer else ""
-        master = evidence.masters.get(card, "")
-        if _is_vrf(master, evidence) and vip.device != master and evidence.masters.get(vip.device) != master:
-            return master
-    return ""
-
-
-def _is_vrf(name: str, evidence: Evidence) -> bool:
-    link = evidence.observed.links.get(name)
-    return link is not None and link.kind == "vrf"
+    return next(filter(None, (evidence.vrf_outside(vip, name) for name in vip.tunnels)), "")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from dsr_agent.config.desired import address_of
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
-from dsr_agent.kernel.capture import GRE, IPIP, Captured, Inner, Leaving, Outer
+from dsr_agent.kernel.capture import GRE, IPIP, UDP, Captured, Inner, Leaving, Outer
 from dsr_agent.kernel.namespaces import Elsewhere
-from dsr_agent.kernel.policy import Rule, Way
+from dsr_agent.kernel.policy import Neighbour, Rule, Way
 from dsr_agent.kernel.stats import Received
 from dsr_agent.kernel.sysctl_files import Setting
 from dsr_agent.kernel.trace import ForeignDrop
@@ -59,6 +59,7 @@ SERVED = "udp/1812"
 TUNNEL = Tunnel("dsr-gre", "gre", LocalAddress(HERE), (ip_network(f"{BALANCER}/32"),))
 LINK = Link("dsr-gre", "gre", up=True, group=LINK_GROUP, alias=ALIAS, outer=Header(local=HERE))
 OUT = Way("eth0", ip_address("10.0.0.1"), 254)
+GATEWAY = Neighbour("eth0", ip_address("10.0.0.1"))
 MINUTE = 3.0
 
 
@@ -257,6 +258,13 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
     ),
     (Cause.TUNNEL_OTHER, Stage.TUNNEL, Result.FAULT, lambda: evidence(sights=lost(refused=1)), "dsr-agent apply"),
     (
+        Cause.TUNNEL_OTHER,
+        Stage.TUNNEL,
+        Result.FAULT,
+        lambda: replace(vrf(), masters={"dsr-gre": "red"}, sights=lost(tunnel=1), answers={}),
+        "ip link set dsr-gre nomaster",
+    ),
+    (
         Cause.TUNNEL_DISABLED_IPV6,
         Stage.TUNNEL,
         Result.FAULT,
@@ -448,6 +456,13 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
     ),
     (Cause.WAY_BACK_VRF, Stage.WAY_BACK, Result.FAULT, vrf, f"ip rule add from {V4} lookup TABLE"),
     (
+        Cause.WAY_BACK_VRF,
+        Stage.WAY_BACK,
+        Result.FAULT,
+        lambda: replace(vrf(), sights=lost("IcmpOutDestUnreachs"), ordinary={CLIENT: Way(refused="unreachable")}),
+        f"ip rule add from {V4} lookup TABLE",
+    ),
+    (
         Cause.WAY_BACK_MISSING,
         Stage.WAY_BACK,
         Result.FAULT,
@@ -460,6 +475,25 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
         Result.FAULT,
         lambda: evidence(ordinary={CLIENT6: Way(kind="blackhole")}, answers={V6: {CLIENT6: Way(kind="blackhole")}}),
         "ip -6 route del blackhole",
+    ),
+    (
+        Cause.WAY_BACK_MISSING,
+        Stage.WAY_BACK,
+        Result.FAULT,
+        lambda: evidence(silent=frozenset({GATEWAY})),
+        "ip route replace default via GATEWAY dev eth0",
+    ),
+    (
+        Cause.WAY_BACK_RULE,
+        Stage.WAY_BACK,
+        Result.FAULT,
+        lambda: evidence(
+            answers={V4: {CLIENT: Way("eth0", GATEWAY.ip, 77)}},
+            ordinary={CLIENT: Way("eth0", ip_address("10.0.0.254"), 254)},
+            rules=(replace(UNREACHABLE, action="lookup", table=77),),
+            silent=frozenset({GATEWAY}),
+        ),
+        "ip rule del pref 20",
     ),
     (
         Cause.MTU_BLACK_HOLE,
@@ -513,6 +547,30 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
         Result.WARNING,
         forwards,
         "sysctl -w net/ipv4/conf/dsr-gre/forwarding=0",
+    ),
+    (
+        Cause.UNANSWERED,
+        Stage.ANSWER,
+        Result.WARNING,
+        lambda: sent(arriving(), arriving(), arriving()),
+        "look into the application's log",
+    ),
+    (
+        Cause.ANSWERS_WRONG_ADDRESS,
+        Stage.ANSWER,
+        Result.FAULT,
+        lambda: says(
+            not_ready={str(V4): ["radius check: it was answered from 10.0.0.2"]},
+            checks=[{"vip": str(V4), "check": "radius", "reason": "wrong_source"}],
+        ),
+        f"bind the application to {V4}",
+    ),
+    (
+        Cause.BALANCER_SENDS_OTHER,
+        Stage.ARRIVING,
+        Result.FAULT,
+        lambda: sent(arriving(protocol=UDP), arriving(V6)),
+        "have the load balancer send gre",
     ),
     (Cause.LISTENING_WILDCARD, Stage.ANSWER, Result.WARNING, lambda: listens(Verdict.WILDCARD), "IP_PKTINFO"),
     (
