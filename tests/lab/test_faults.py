@@ -17,12 +17,12 @@ from tests.lab.fault_parts import RUNNING, Fault
 from tests.lab.fault_world import FaultWorld
 from tests.lab.faults import FAULTS
 from tests.lab.ledger import Ledger, duration
-from tests.lab.marks import BOTH
+from tests.lab.marks import MOSTLY_FAST
 
 pytestmark = pytest.mark.skipif(os.environ.get("DSR_LAB") == "here", reason="the modules here are the host's own")
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def scene() -> Iterator[FaultWorld]:
     with FaultWorld() as found:
         yield found
