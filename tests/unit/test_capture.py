@@ -47,6 +47,20 @@ def test_ipip_is_read_with_what_is_inside() -> None:
     assert (found.inner.source, found.inner.destination, found.inner.dont_fragment) == (CLIENT, VIP, True)
 
 
+@pytest.mark.parametrize("header", [b"", b"\0\4\0\0", b"\1\4\0\0opti"], ids=["FOU", "GUE", "GUE with options"])
+def test_what_is_wrapped_in_udp_is_read(header: bytes) -> None:
+    found = arriving("eth0", udp(BALANCER, HERE, 6080, header + udp(CLIENT, VIP, 1812, b"x")))
+    assert found
+    assert found.inner
+    assert (found.wrapped, found.inner.destination, found.inner.service) == (False, VIP, "udp/1812")
+
+
+def test_control_messages_of_gue_are_not() -> None:
+    found = arriving("eth0", udp(BALANCER, HERE, 6080, b"\x20\4\0\0" + udp(CLIENT, VIP, 1812, b"x")))
+    assert found
+    assert found.inner is None
+
+
 def test_what_is_not_wrapped_is_told_as_that() -> None:
     found = arriving("eth0", udp(BALANCER, HERE, 53, b""))
     assert found

@@ -13,7 +13,7 @@ from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.probe import Way
 from dsr_agent.tunnels import carrier
 
-NAMES = {4: "IPIP", 41: "6in4", 47: "GRE"}
+NAMES = {4: "IPIP", UDP: "GUE or FOU", 41: "6in4", 47: "GRE"}
 _ENCAPSULATION = {4: '"ipip"', 47: '"gre"'}
 _SHOWN = 3
 

@@ -128,6 +128,8 @@ def _folded(finding: Finding, roots: Iterable[Finding]) -> Finding:
     if finding.result is Result.OK or finding.cause is Cause.FIREWALL_DROPS:  # those were seen
         return finding
     for root in roots:
+        if finding.cause is Cause.UNANSWERED:  # whatever the fault is
+            return skipped(finding.stage, f"follows from {root.cause}", finding.tunnel, finding.vip)
         if root.vip is not None and finding.vip is None:
             continue  # what is wrong with one VIP explains nothing of the others
         if finding.stage not in _follows(root) or root.tunnel not in (None, finding.tunnel or root.tunnel):

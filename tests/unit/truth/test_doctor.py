@@ -552,7 +552,7 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
         Cause.UNANSWERED,
         Stage.ANSWER,
         Result.WARNING,
-        lambda: sent(arriving(), arriving(), arriving()),
+        lambda: sent(*[arriving()] * 3, after=Counters(links={"dsr-gre": Received(9)}, guard={})),
         "look into the application's log",
     ),
     (
