@@ -43,6 +43,12 @@ def port_of(vip: str) -> int:
     return PORT_OF_B if vip == B else PORT
 
 
+FIRST, DEAD = "10.3.0.1", "10.3.0.99"  # the router, and nobody
+PINNED, UNPINNED = f"route add {BALANCER_IP} via {FIRST}", f"route del {BALANCER_IP} via {FIRST}"
+DEFAULT, DEFAULT6 = f"route replace default via {FIRST}", "route replace default via fd00:3::1"
+ON_CARD = "address replace fd00:3::11/64 dev eth0 nodad"
+NOT_THE_WAY_BACK = "the self-test gets no answer, so it does not see the way back"
+
 # --- words --------------------------------------------------------------------------------------------------------
 
 Do = Callable[["FaultWorld"], Any]

@@ -7,65 +7,44 @@ the faults that other tools make, and those of applications. Where several words
 
 from __future__ import annotations
 
-import contextlib
-
 from tests.lab import fault_parts as parts
-from tests.lab import tacacs
 from tests.lab.fault_parts import (
     ALL,
     ALL4,
-    BY_IPVS,
+    DEFAULT,
     GRE,
     IPIP,
     KEYED,
     LOCAL,
-    PORT_OF_B,
-    RADIUS,
+    NOT_THE_WAY_BACK,
+    PINNED,
     SIX,
     STOPPED,
-    TACACS,
-    WEB,
+    UNPINNED,
     A,
     B,
     Fault,
-    again,
     all_of,
-    balancer,
     dummy_instead,
     file,
     firewall,
-    hang,
-    in_vrf,
-    instead,
     keyed_tunnel,
-    keyed_with,
     no_file,
     no_firewall,
-    nothing,
     over_and_over,
     peace,
-    router,
-    sent_as,
     server,
     shell,
     sysctl,
-    unhang,
 )
-from tests.lab.fault_world import Deaf, Everywhere, Web, echo, freeradius
+from tests.lab.faults_around import AGENT, APPLICATIONS, BALANCERS, WAY_BACK
 from tests.lab.guarded import nft
 from tests.lab.world import BALANCER_IP
 
 MODPROBE, SYSCTL = "/etc/modprobe.d/lab.conf", "/etc/sysctl.d/99-lab.conf"
-FIRST, DEAD = "10.3.0.1", "10.3.0.99"  # the router, and nobody
-PINNED, UNPINNED = f"route add {BALANCER_IP} via {FIRST}", f"route del {BALANCER_IP} via {FIRST}"
-DEFAULT, DEFAULT6 = f"route replace default via {FIRST}", "route replace default via fd00:3::1"
 TUN_IPIP = f"type ipip local {LOCAL}"
-ON_CARD = "address replace fd00:3::11/64 dev eth0 nodad"
 
 _NOT_THE_CARD = "the self-test does not come by the card"
-_NOT_THE_WAY_BACK = "the self-test gets no answer, so it does not see the way back"
-_AS_DECLARED = "the self-test sends as the file says, and the balancer does not"
-_SILENCE = "no packet at all may be no traffic"
 
 MODULES = (
     Fault(
@@ -234,7 +213,7 @@ GUARD = (
         no_firewall,
         (),
         (A,),
-        _NOT_THE_WAY_BACK,
+        NOT_THE_WAY_BACK,
         nftables=True,
     ),
 )
@@ -337,261 +316,6 @@ VIPS = (
         agent=STOPPED,
         known="both are warnings, and that no agent runs, who would mend it, is told first",
     ),
-)
-
-_VRF, _NO_VRF = in_vrf("eth0", DEFAULT, ON_CARD, DEFAULT6)
-_VRF_TUNNEL, _NO_VRF_TUNNEL = in_vrf("dsr-ipip")
-WAY_BACK = (
-    Fault(
-        "rule drops a VIP's answers",
-        "way_back_rule",
-        server(f"rule add pref 50 from {A} blackhole"),
-        server("rule del pref 50"),
-        (A,),
-    ),
-    Fault(
-        "rule sends a VIP's answers to nobody",
-        "way_back_rule",
-        server(f"rule add pref 50 from {A} lookup 77", f"route add default via {DEAD} table 77"),
-        server("rule del pref 50", "route flush table 77"),
-        (),
-        (A,),
-        _NOT_THE_WAY_BACK,
-    ),
-    Fault("card in a VRF", "way_back_vrf", _VRF, _NO_VRF, ALL),
-    Fault("tunnel in a VRF", "way_back_vrf vip_rule tunnel_other", _VRF_TUNNEL, _NO_VRF_TUNNEL, IPIP),
-    Fault(
-        "default route to nobody",
-        "way_back_missing way_back_asymmetric",
-        server(f"route replace default via {DEAD}"),
-        server(DEFAULT),
-        (),
-        ALL4,
-        _NOT_THE_WAY_BACK,
-    ),
-    Fault(
-        "default route by another card",
-        "way_back_asymmetric",
-        server(
-            "link add other type dummy",
-            "address add 10.9.0.1/24 dev other",
-            "link set other up",
-            PINNED,
-            "route replace default via 10.9.0.2",
-        ),
-        server("link del other", DEFAULT, UNPINNED),
-        (),
-        ALL4,
-        _NOT_THE_WAY_BACK,
-    ),
-    Fault(
-        "clients' network blackholed",
-        "no_client_route way_back_missing",
-        server("route add blackhole 10.1.0.0/24"),
-        server("route del blackhole 10.1.0.0/24"),
-        (),
-        ALL4,
-        "the self-test's client is elsewhere",
-    ),
-    Fault(
-        "MTU of the card above the network's",
-        "mtu_black_hole",
-        server("link set eth0 mtu 9000"),
-        server("link set eth0 mtu 1500"),
-        (),
-        (),
-        "only what is large gets lost",
-        known="nothing on this host tells what the network carries",
-    ),
-)
-
-BALANCERS = (
-    Fault(
-        "balancer sends GRE checksums",
-        "balancer_sends_checksum",
-        sent_as(B, "-i --tun-type gre --tun-csum"),
-        sent_as(B, "-i --tun-type gre --tun-nocsum"),
-        (),
-        (B,),
-        _AS_DECLARED,
-    ),
-    Fault(
-        "balancer sends another GRE key",
-        "balancer_sends_key",
-        keyed_with("ikey 1 okey 8"),
-        keyed_with(f"ikey 1 okey {parts.KEY}"),
-        (),
-        (KEYED,),
-        _AS_DECLARED,
-    ),
-    Fault(
-        "balancer sends no GRE key",
-        "balancer_sends_key guard_refuses_inner",
-        keyed_with("ikey 1"),
-        keyed_with(f"ikey 1 okey {parts.KEY}"),
-        (),
-        (KEYED,),
-        _AS_DECLARED,
-        nftables=True,  # without a guard the other GRE tunnel takes them
-    ),
-    Fault(
-        "balancer sends GUE",
-        "balancer_sends_other",
-        sent_as(A, "-i --tun-type gue --tun-port 6080"),
-        sent_as(A, "-i"),
-        (),
-        (A,),
-        _AS_DECLARED,
-    ),
-    Fault(
-        "balancer sends from another address",
-        "guard_refuses_source",
-        balancer("address add 10.2.0.6/24 dev eth0", "route replace default via 10.2.0.1 src 10.2.0.6"),
-        balancer("route replace default via 10.2.0.1 src 10.2.0.5", "address del 10.2.0.6/24 dev eth0"),
-        (),
-        BY_IPVS,
-        _AS_DECLARED,
-        nftables=True,
-    ),
-    Fault(
-        "network lets no IPIP pass",
-        "nothing_arrives balancer_silent",
-        router(f"rule add pref 5 iif to-balancer to {LOCAL} ipproto 4 blackhole"),
-        router("rule del pref 5"),
-        (),
-        IPIP,
-        _SILENCE,
-    ),
-    Fault(
-        "network lets nothing of the balancer pass",
-        "nothing_arrives balancer_silent",
-        router("rule add pref 5 iif to-balancer blackhole", "-6 rule add pref 5 iif to-balancer blackhole"),
-        router("rule del pref 5", "-6 rule del pref 5"),
-        (),
-        ALL,
-        _SILENCE,
-    ),
-)
-
-_VISIBLE = "the kernel does not tell whether it uses IP_PKTINFO, and the file has no [[check]] of it"
-APPLICATIONS = (
-    Fault(
-        "application stopped",
-        "not_listening",
-        instead(B, contextlib.nullcontext),
-        again(B),
-        (B,),
-    ),
-    Fault(
-        "application on the host's address only",
-        "listening_elsewhere",
-        instead(B, echo(B, LOCAL)),
-        again(B),
-        (B,),
-    ),
-    Fault(
-        "application on all addresses answers from another",
-        "answers_wrong_address",
-        instead(B, echo(B, "0.0.0.0")),
-        again(B),
-        (),
-        (B,),
-        _VISIBLE,
-    ),
-    Fault(
-        "application hangs, and nobody asks it",
-        "unanswered",
-        instead(B, lambda: Deaf(B, PORT_OF_B)),
-        again(B),
-        (),
-        (B,),
-        "it listens, and the file has no [[check]] of it",
-    ),
-    Fault(
-        "FreeRADIUS stopped",
-        "not_listening",
-        instead("radius", contextlib.nullcontext),
-        again("radius"),
-        (RADIUS,),
-        (),
-    ),
-    Fault(
-        "FreeRADIUS hangs",
-        "check_failed",
-        hang("radius"),
-        unhang("radius"),
-        (RADIUS,),
-        (),
-    ),
-    Fault(
-        "FreeRADIUS on the host's address only",
-        "listening_elsewhere",
-        instead("radius", lambda: freeradius(LOCAL)),
-        again("radius"),
-        (RADIUS,),
-        (),
-    ),
-    Fault(
-        "RADIUS on all addresses answers from another",
-        "answers_wrong_address",
-        instead("radius", Everywhere),
-        again("radius"),
-        (RADIUS,),
-        (),
-    ),
-    Fault(
-        "FreeRADIUS rejects",
-        "check_failed",
-        instead("radius", lambda: freeradius(password="another")),
-        again("radius"),
-        (RADIUS,),
-        (),
-    ),
-    Fault(
-        "FreeRADIUS does not know the client",
-        "check_failed",
-        instead("radius", lambda: freeradius(client="10.1.0.21")),
-        again("radius"),
-        (RADIUS,),
-        (),
-    ),
-    Fault(
-        "TACACS+ refuses connections",
-        "not_listening",
-        instead("tacacs", contextlib.nullcontext),
-        again("tacacs"),
-        (TACACS,),
-        (),
-    ),
-    Fault(
-        "TACACS+ hangs",
-        "check_failed",
-        instead("tacacs", lambda: Deaf(TACACS, tacacs.PORT, ["tcp"])),
-        again("tacacs"),
-        (TACACS,),
-        (),
-    ),
-    Fault(
-        "HTTP 500",
-        "check_failed",
-        instead("web", lambda: Web("500 Internal Server Error")),
-        again("web"),
-        (WEB,),
-        (),
-    ),
-)
-
-AGENT = (
-    Fault(
-        "drained",
-        "drained",
-        lambda scene: scene.agent.call("drain", A),
-        lambda scene: scene.agent.call("undrain"),
-        (A,),
-        (),
-    ),
-    Fault("agent hangs", "agent_stuck", hang("agent"), unhang("agent"), ALL, ()),
-    Fault("agent stopped", "agent_not_running", nothing, nothing, cut=(), agent=STOPPED),
 )
 
 FAULTS = sorted(

@@ -17,7 +17,7 @@ import pytest
 
 from dsr_agent.kernel.capture import Capture, Captured
 from dsr_agent.kernel.netlink import Channel
-from dsr_agent.kernel.policy import masters, rules, way
+from dsr_agent.kernel.policy import Neighbour, masters, rules, silent, way
 from dsr_agent.truth.packets import ipv4, udp
 from tests.netns.agent import dsr_agent
 from tests.netns.filter import can, need_tables
@@ -206,6 +206,12 @@ class TestPolicy:
         sh("ip route add 203.0.113.0/24 via 10.0.3.77 table 100")
         assert str(way(channel, VIP, CLIENT)) == "by nic via 10.0.3.77"
         assert not way(channel, None, CLIENT).leads_out
+
+    def test_who_does_not_say_where_they_are(self, channel: Channel) -> None:
+        assert silent(channel) == frozenset()
+        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
+            asking.sendto(b"", ("10.0.3.77", 9))
+        assert silent(channel) == {Neighbour("nic", ip_address("10.0.3.77"))}
 
     def test_a_learnt_mtu(self, channel: Channel) -> None:
         sh(f"ip route add {CLIENT} via 10.0.3.1 mtu 1400")
