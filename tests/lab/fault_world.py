@@ -124,7 +124,7 @@ class Watch:
     def _ask(self, address: str) -> tuple[int, str]:
         """Status 0 while nobody answers."""
         asking = Connection(self._socket)
-        asking.timeout = 1.0
+        asking.timeout = 2.0
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(asking):
             asking.request("GET", f"/readyz/{address}")
             answer = asking.getresponse()
@@ -146,7 +146,7 @@ class Watch:
             return all((self.told[address] == 200) is good for address in addresses)
 
         try:
-            wait_for(there, what, 15)
+            wait_for(there, what)
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {self.words}") from None
 
