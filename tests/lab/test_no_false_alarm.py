@@ -17,7 +17,7 @@ import pytest
 
 from tests.lab.agent import Agent, tunnel, vip, wait_for
 from tests.lab.ledger import Ledger
-from tests.lab.marks import BOTH
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import PORT, VIPS, WRAPPED, clean, real_server, streams, total
 from tests.lab.spaces import ip, within
 from tests.lab.world import RS1, Virtual
@@ -139,7 +139,7 @@ DONE: tuple[Callable[[Agent], None], ...] = (
 )
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[None]:
     with real_server((*WRAPPED, Virtual(COMES_AND_GOES, "ipip"))):
         yield

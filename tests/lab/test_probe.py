@@ -19,7 +19,7 @@ from dsr_agent.service.web.client import Connection
 from tests.lab.agent import Agent, has_inet_tables, tunnel, vip, wait_for
 from tests.lab.eye import Eye
 from tests.lab.guarded import nft
-from tests.lab.marks import BOTH
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE, GRE6, IPIP, PORT, VIPS, real_server
 from tests.lab.spaces import inside, ip, ip_batch, set_sysctls, sysctl
 from tests.lab.traffic import ask_udp
@@ -35,7 +35,7 @@ WHERE = {IPIP: "dsr-ipip", GRE: "dsr-gre", GRE6: "dsr-gre", KEYED: "keyed", CHEC
 CONFIG = QUICK + TUNNELS + "".join(vip(address, tunnels=[name]) for address, name in WHERE.items())
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye
