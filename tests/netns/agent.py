@@ -122,6 +122,13 @@ class Agent:
                 assert heard, f"never said {text!r}, only {self.log}"
                 assert self._lines or not self._ended, f"ended without saying {text!r}: {self.log}"
 
+    def says_each(self, *texts: str) -> None:
+        """Wait for a line with each of *texts* in it, in whatever order they come."""
+        missing = set(texts)
+        while missing:
+            line = self.says("")
+            missing -= {text for text in missing if text in line}
+
     def after(self, do: Callable[[], object], text: str) -> str:
         """Do something and wait for what the agent says about it."""
         do()
