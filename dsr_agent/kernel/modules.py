@@ -55,7 +55,8 @@ class Modules:
         except OSError:
             return  # no modprobe here (a container): the kernel's own request goes to the host's
         try:
-            await asyncio.wait_for(process.wait(), _LOAD_SECONDS)
+            async with asyncio.timeout(_LOAD_SECONDS):
+                await process.wait()
         except TimeoutError:
             process.kill()
             await process.wait()

@@ -92,7 +92,8 @@ class Prober:
                 before = self._counts(shot.link) if evidence else None
                 sent = loop.time()
                 self._raw.sendto(shot.wrap(receiver.getsockname()[1], payload), (str(shot.local), 0))
-                index = await asyncio.wait_for(arrived, patience)
+                async with asyncio.timeout(patience):
+                    index = await arrived
                 taken = loop.time() - sent
             except TimeoutError:
                 return Sight(Seen.LOST, evidence=self._grown(before, shot.link) if before else None)

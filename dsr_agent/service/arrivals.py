@@ -36,4 +36,5 @@ async def watch(board: Board, changed: asyncio.Event) -> None:
             arrivals, board.arrivals = Arrivals(), {}
         rest = _LONGEST if board.drains else None
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), max(_EVERY, took * _SHARE) if drained else rest)
+            async with asyncio.timeout(max(_EVERY, took * _SHARE) if drained else rest):
+                await changed.wait()

@@ -60,7 +60,8 @@ class Listeners:
             self.soon.clear()
             await self.look()
             try:
-                await asyncio.wait_for(self.soon.wait(), self.beat.interval if self._services else None)
+                async with asyncio.timeout(self.beat.interval if self._services else None):
+                    await self.soon.wait()
                 await asyncio.sleep(_SETTLE)
             except TimeoutError:
                 continue

@@ -28,7 +28,8 @@ async def watch(board: Board, host: Host) -> None:
         if board.overview.observed.guard.table is not None:
             await _look(board)
         try:
-            await asyncio.wait_for(host.rules_changed.wait(), _EVERY)
+            async with asyncio.timeout(_EVERY):
+                await host.rules_changed.wait()
             host.rules_changed.clear()
             await asyncio.sleep(_SETTLE)  # whoever writes rules often writes more than once
         except TimeoutError:

@@ -132,7 +132,8 @@ class SpanKeeper:
                 continue
             with contextlib.suppress(TimeoutError):
                 wait = None if end is None else min(end - now, _LONGEST_SLEEP)
-                await asyncio.wait_for(self._changed.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
 
     def _expire(self, now: float) -> None:
         with self._lock:

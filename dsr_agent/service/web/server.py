@@ -110,7 +110,8 @@ class Web:
                 missing = await self._tend(crowds)
                 delay = min(delay * 2, LONGEST_RETRY) if missing else FIRST_RETRY
                 try:
-                    await asyncio.wait_for(self._changed.wait(), delay if missing else None)
+                    async with asyncio.timeout(delay if missing else None):
+                        await self._changed.wait()
                     delay = FIRST_RETRY
                 except TimeoutError:
                     continue
