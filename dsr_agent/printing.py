@@ -123,8 +123,9 @@ def status(
         lines.append(f"guard: {guard['state']}")
     lines += [f"  {text}" for text in guard["troubles"]]
     for row in tunnel_rows(now):
-        open_ = ", open to anybody" if row["load_balancers"] == "any" else ""
-        where = f"{row['encapsulation']} to {row['local'] or 'unknown'}"
+        plain = row["encapsulation"] == "l2"
+        open_ = ", open to anybody" if row["load_balancers"] == "any" and not plain else ""
+        where = f"{row['encapsulation']} {'on' if plain else 'to'} {row['local'] or 'unknown'}"
         lines.append(f"tunnel {row['name']}: {where}, {row['state']}{open_}")
         lines += [f"  {text}" for text in row["troubles"]]
     lines += _vips([vip_row(key, now, troubles, listeners or {}) for key in now.desired.vips])
@@ -258,12 +259,16 @@ def _self_test(says: Mapping[str, Any] | None) -> list[str]:
 # --- probe ------------------------------------------------------------------------------------------------------------
 
 
+_NOTHING_TO_TEST = "nothing to test: what comes over l2 is a packet like any other"
+
+
 def probed(found: Trial) -> str:
     """A line for each VIP and tunnel; of very many, those that did not get through."""
     lines = [f"{pair}: {said(sight)}" for pair, sight in found.sights.items()]
     if len(lines) > _ON_A_SCREEN:
         lines = [f"{pair}: {said(sight)}" for pair, sight in found.sights.items() if sight.what is not Seen.ARRIVED]
     untried = [f"VIP {ip} by {tunnel}: not tried: {why}" for ip, tunnel, why in found.untried]
+    untried += [f"{pair}: {_NOTHING_TO_TEST}" for pair in found.plain]
     arrived = sum(sight.what is Seen.ARRIVED for sight in found.sights.values())
     return "\n".join([*_some([*lines, *untried]), f"{arrived} of {found.count} arrived"])
 
@@ -293,6 +298,18 @@ def probed_json(found: Trial) -> dict[str, Any]:
             "text": why,
         }
         for ip, tunnel, why in found.untried
+    ]
+    rows += [
+        {
+            "vip": str(pair.vip),
+            "tunnel": pair.tunnel,
+            "result": "nothing_to_test",
+            "link": None,
+            "seconds": None,
+            "suspect": None,
+            "text": _NOTHING_TO_TEST,
+        }
+        for pair in found.plain
     ]
     return {"ok": found.fine, "results": rows}
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from ipaddress import IPv4Address
 
+from dsr_agent.config import code_points
 from dsr_agent.config.origins import Place
 from dsr_agent.config.settings import TunnelSettings, VipSettings
 from dsr_agent.config.wording import KeyPath, closest, show
-from dsr_agent.state.model import Ip
+from dsr_agent.state.model import BARE, Ip
 
 # An entry is None where it could not be read: it is refused on its own, and the others are still held together.
 Tunnels = Sequence[TunnelSettings | None]
@@ -32,6 +32,8 @@ def disagreements(tunnels: Tunnels, vips: Vips, where: Where, names: Set[str] | 
     yield from _vip_of_a_host(tunnels, vips, where)
     if names is not None:
         yield from _unknown_tunnels(vips, where, names)
+    if None not in tunnels:
+        yield from code_points.disagreements([tunnel for tunnel in tunnels if tunnel], vips, where)
 
 
 def _groups(keys: Iterable[tuple[int, object]]) -> Iterator[tuple[object, list[int]]]:
@@ -56,17 +58,21 @@ def _same_name(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
 
 
 def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
-    keys = ((i, (t.encapsulation, t.local, t.key)) for i, t in enumerate(tunnels) if t)
+    # Out of UDP all is alike, so it is the port that tells GUE and FOU apart.
+    kinds = ((i, t, "udp" if t.port else t.encapsulation) for i, t in enumerate(tunnels) if t)
+    keys = ((i, (kind, t.version, t.local, t.key, t.port)) for i, t, kind in kinds if t.encapsulation not in BARE)
     for _, indices in _groups(keys):
         first = tunnels[indices[0]]
         assert first is not None
         place, listed = _listed("tunnel", indices, where)
-        key = "" if first.key is None else f" and key {first.key}"
-        other = "another local" if first.encapsulation == "ipip" else "another local or key"
+        more = f" and key {first.key}" if first.key is not None else f" and port {first.port}" if first.port else ""
+        other = {"ipip": "another local", "gre": "another local or key"}.get(
+            first.encapsulation, "another local or port"
+        )
         yield (
             place,
             (
-                f'the kernel can hold only one {first.encapsulation} tunnel with local "{first.local}"{key} '
+                f'the kernel can hold only one {first.encapsulation} tunnel with local "{first.local}"{more} '
                 f"({listed}): write one [[tunnel]] with the load balancers of all of them, or give one of them {other}"
             ),
         )
@@ -77,7 +83,7 @@ def _single_balancers(tunnels: Tunnels) -> dict[Ip, KeyPath]:
     found: dict[Ip, KeyPath] = {}
     for index, tunnel in enumerate(tunnels):
         for entry, network in enumerate(tunnel.load_balancers if tunnel else ()):
-            if network.prefixlen == 32:
+            if network.prefixlen == network.max_prefixlen:
                 found.setdefault(network.network_address, ("tunnel", index, "load_balancers", entry))
     return found
 
@@ -85,7 +91,7 @@ def _single_balancers(tunnels: Tunnels) -> dict[Ip, KeyPath]:
 def _own_balancer(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
     balancers = _single_balancers(tunnels)
     for index, tunnel in enumerate(tunnels):
-        if tunnel and isinstance(tunnel.local, IPv4Address) and tunnel.local in balancers:
+        if tunnel and not isinstance(tunnel.local, str) and tunnel.local in balancers:
             place = where(("tunnel", index, "local"))
             balancer = where(balancers[tunnel.local]).seen_from(place)
             yield place, f'found "{tunnel.local}", a load balancer too ({balancer}): write an address of this host'
@@ -113,7 +119,7 @@ def _same_vip(vips: Vips, where: Where) -> Iterator[Refusal]:
 def _vip_of_a_host(tunnels: Tunnels, vips: Vips, where: Where) -> Iterator[Refusal]:
     locals_: dict[Ip, KeyPath] = {}
     for index, tunnel in enumerate(tunnels):
-        if tunnel and isinstance(tunnel.local, IPv4Address):
+        if tunnel and not isinstance(tunnel.local, str):
             locals_.setdefault(tunnel.local, ("tunnel", index, "local"))
     balancers = _single_balancers(tunnels)
     for index, vip in enumerate(vips):

@@ -7,7 +7,8 @@ from ipaddress import IPv6Address, ip_address
 
 from pydantic import SecretStr
 
-from dsr_agent.config.values import one_of, text_of, why_not_unicast
+from dsr_agent.config.addresses import text_of, why_not_unicast
+from dsr_agent.config.values import one_of
 from dsr_agent.config.wording import Refused, closest, show
 from dsr_agent.state.model import Ip
 

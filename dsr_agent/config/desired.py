@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
-
 from dsr_agent.config import values
 from dsr_agent.config.settings import GuardSettings, Settings, TunnelSettings, VipSettings
 from dsr_agent.state import marks
 from dsr_agent.state.model import (
+    BARE,
     Address,
     Desired,
+    Ip,
     Local,
     LocalAddress,
+    LocalEvery,
     LocalOf,
     LocalTowards,
+    Network,
     Tunnel,
     Vip,
 )
@@ -29,8 +31,10 @@ def desired(settings: Settings) -> Desired:
 
     Every VIP has exactly one address.
     """
-    names = tuple(tunnel.name for tunnel in settings.tunnel)
-    vips = [_vip(vip, names) for vip in settings.vip]
+    marked = frozenset(tunnel.name for tunnel in settings.tunnel if tunnel.encapsulation == "dscp")
+    every = tuple(tunnel.name for tunnel in settings.tunnel)
+    without = tuple(name for name in every if name not in marked)
+    vips = [_vip(vip, without if vip.dscp is None else every) for vip in settings.vip]
     return Desired(
         tunnels={tunnel.name: _tunnel(tunnel) for tunnel in settings.tunnel},
         vips={vip.key: vip for vip in vips},
@@ -75,6 +79,7 @@ def _vip(vip: VipSettings, names: tuple[str, ...]) -> Vip:
         device=vip.device,
         tunnels=names if vip.tunnels is None else vip.tunnels,
         services=vip.services,
+        dscp=vip.dscp,
     )
 
 
@@ -86,18 +91,22 @@ def _tunnel(tunnel: TunnelSettings) -> Tunnel:
         load_balancers=tunnel.load_balancers,
         key=tunnel.key,
         checksum=tunnel.checksum,
+        version=tunnel.version,
+        port=tunnel.port,
     )
 
 
 def _local(tunnel: TunnelSettings) -> Local:
-    if isinstance(tunnel.local, IPv4Address):
+    if not isinstance(tunnel.local, str):
         return LocalAddress(tunnel.local)
+    if tunnel.local == values.AUTO and tunnel.encapsulation in BARE:
+        return LocalEvery()
     if tunnel.local == values.AUTO:
         # Overlapping prefixes may share their first address; asking the kernel once is enough.
         return LocalTowards(tuple(dict.fromkeys(first_host(network) for network in tunnel.load_balancers)))
     return LocalOf(tunnel.local)
 
 
-def first_host(network: IPv4Network) -> IPv4Address:
-    """The first address of *network* that a host can have (of a /31 and a /32: the first there is)."""
-    return network.network_address + (1 if network.prefixlen < 31 else 0)
+def first_host(network: Network) -> Ip:
+    """The first address of *network* that a host can have (where there are one or two: the first there is)."""
+    return network.network_address + (1 if network.prefixlen < network.max_prefixlen - 1 else 0)

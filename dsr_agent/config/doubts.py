@@ -7,38 +7,42 @@ from collections.abc import Iterator
 from dsr_agent.config.origins import Origins
 from dsr_agent.config.settings import Settings, VipSettings
 from dsr_agent.config.wording import show
+from dsr_agent.state.model import BARE
 
 SHOWN = 3
+
+# LE, CS1 to CS7, AF11 to AF43, VOICE-ADMIT and EF (RFC 8622, 2474, 2597, 5865, 3246).
+_COMMON = frozenset({1, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 44, 46, 48, 56})
 
 
 def doubts(settings: Settings, origins: Origins) -> Iterator[str]:
     """One line for each kind of doubt and source, however many VIPs it is about."""
     for index, tunnel in enumerate(settings.tunnel):
-        if not tunnel.load_balancers:
+        if tunnel.encapsulation == "dscp":
+            place = origins.place(("tunnel", index, "encapsulation"), lines=False)
+            yield (
+                f'{place}: "dscp": whoever can reach this host may send to the VIPs of {tunnel.name} by their code '
+                "points: clear DSCP at the edge of the network"
+            )
+        elif tunnel.encapsulation == "l2" and settings.agent.arp == "ignore":
+            place = origins.place(("agent", "arp"), lines=False)
+            yield f'{place}: "ignore": this host may answer ARP for the VIPs of {tunnel.name} in the balancer\'s place'
+        elif not tunnel.load_balancers and tunnel.encapsulation not in BARE:
             place = origins.place(("tunnel", index, "load_balancers"), lines=False)
             yield (
                 f'{place}: "any": whoever can reach this host may send through {tunnel.name}, '
                 "under any client's address"
             )
-    if settings.tunnel and not settings.guard.enabled:
+    if any(tunnel.encapsulation not in BARE for tunnel in settings.tunnel) and not settings.guard.enabled:
         place = origins.place(("guard", "enabled"), lines=False)
         yield f"{place}: false: whoever can reach this host may send through its tunnels, under any client's address"
-    encapsulations = {tunnel.name: tunnel.encapsulation for tunnel in settings.tunnel}
-    every = tuple(encapsulations)
-    alone: list[VipSettings] = []
-    unreachable: list[VipSettings] = []
-    for vip in settings.vip:
-        through = every if vip.tunnels is None else vip.tunnels
-        if not through:
-            alone.append(vip)
-        elif vip.address.version == 6 and all(encapsulations[name] == "ipip" for name in through):
-            unreachable.append(vip)
+    alone = [vip for vip in settings.vip if not (settings.tunnel if vip.tunnels is None else vip.tunnels)]
     if alone:
         yield f"{_counted(alone)} no tunnel: requests must reach this host some other way"
-    if unreachable:
+    if common := [vip for vip in settings.vip if vip.dscp in _COMMON]:
         yield (
-            f"{_counted(unreachable)} only ipip tunnels, which carry IPv4 alone in this version: "
-            "declare a gre tunnel for IPv6"
+            f"{_counted(common)} a code point that programs use by themselves (SSH, voice, routing): their packets to "
+            "this host's own address would go to the VIP; write another one, e.g. dscp = 7"
         )
 
     for index, check in enumerate(settings.check):

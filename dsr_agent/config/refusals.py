@@ -34,7 +34,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 }
 LISTS = ("tunnel", "vip", "check")
 _MISSING = {
-    ("tunnel", "encapsulation"): 'write encapsulation = "ipip" or encapsulation = "gre"',
+    ("tunnel", "encapsulation"): 'write encapsulation = "ipip", "gre", "gue", "fou", "dscp" or "l2"',
     ("tunnel", "load_balancers"): (
         'write load_balancers = ["10.1.0.5"] with the addresses they send from, or load_balancers = "any"'
     ),

@@ -25,7 +25,7 @@ def no_repeats(found: tuple[object, ...]) -> None:
     first: dict[object, int] = {}
     for index, item in enumerate(found):
         if item in first:
-            text = str(item).removesuffix("/32")
+            text = str(item).removesuffix("/32").removesuffix("/128")
             raise Refused(f"found {show(text)} twice (entries {first[item]} and {index}): remove one of them")
         first[item] = index
 

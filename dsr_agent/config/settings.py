@@ -8,7 +8,7 @@ must agree between several entries in `agreement`.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,25 +20,39 @@ from pydantic import (
     WrapValidator,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dsr_agent.config import values
+from dsr_agent.config import addresses, values
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.config.section import Section, Several, no_repeats, several
 from dsr_agent.config.wording import Refused, show
+from dsr_agent.state.model import BARE, Network
+from dsr_agent.state.outer import GUE_PORT
 
 ENV_PREFIX = "DSR_AGENT_"
 ENV_DELIMITER = "__"
 
 
-def _load_balancers(value: object, entries: ValidatorFunctionWrapHandler) -> Any:
+_UNSAID: Any = None
+
+
+def _load_balancers(value: object, entries: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     wanted = 'write load_balancers = ["10.1.0.5"] with the addresses they send from, or load_balancers = "any"'
-    if value == values.ANY:
+    bare = info.data.get("encapsulation") in BARE
+    if value == values.ANY or (bare and value is _UNSAID):
         return ()
+    if value is _UNSAID:
+        raise PydanticCustomError("missing", "is missing")
+    if bare:
+        raise Refused(
+            f"found {show(value)}: {info.data['encapsulation']} packets come with the client's own address as their "
+            'source, so nobody can tell which balancer sent them: remove this line, or write load_balancers = "any"'
+        )
     if isinstance(value, str):
         if value.strip().lower() == values.ANY:
             raise Refused(f'found {show(value)}: write "any"')
-        values.load_balancer(value)
+        addresses.load_balancer(value)
         raise Refused(f'found {show(value)}: write a list: ["{value}"]')
     if not isinstance(value, list | tuple):
         raise Refused(f"found {show(value)}: {wanted}")
@@ -46,6 +60,10 @@ def _load_balancers(value: object, entries: ValidatorFunctionWrapHandler) -> Any
         raise Refused('found an empty list, which would let nobody send: list them or write load_balancers = "any"')
     found = entries(value)
     no_repeats(found)
+    if len({network.version for network in found}) > 1:
+        raise Refused(
+            "found IPv4 and IPv6 addresses: a tunnel has one outer header, write two [[tunnel]], one for each"
+        )
     return found
 
 
@@ -141,30 +159,82 @@ class ProbeSettings(Section):
     """So many in a row arrive before it counts as ready again."""
 
 
+def _version(local: object, load_balancers: tuple[Network, ...]) -> int:
+    """Of the outer header: that of the load balancers, or for anybody that of the address where they arrive."""
+    if load_balancers:
+        return load_balancers[0].version
+    return local.version if isinstance(local, IPv6Address) else 4
+
+
+def _tunnel_name(data: dict[str, Any]) -> str:
+    """Two tunnels of one encapsulation, one over IPv4 and one over IPv6, have two names."""
+    version = _version(data.get("local"), data.get("load_balancers", ()))
+    return f"dsr-{data['encapsulation']}{'6' if version == 6 else ''}"
+
+
 class TunnelSettings(Section):
     """``[[tunnel]]``: one way in."""
 
-    # Read first: the default name and the refusal of key and checksum depend on it.
-    encapsulation: Annotated[Literal["ipip", "gre"], BeforeValidator(values.encapsulation)]
+    # Read first: what comes after depends on it.
+    encapsulation: Annotated[Literal["ipip", "gre", "gue", "fou", "dscp", "l2"], BeforeValidator(values.encapsulation)]
     load_balancers: Annotated[
-        Several[Annotated[IPv4Network, PlainValidator(values.load_balancer)]], WrapValidator(_load_balancers)
-    ]
-    """Who may send; empty means that the file says ``"any"``."""
-    name: Annotated[str, BeforeValidator(values.tunnel_name)] = Field(
-        default_factory=lambda data: f"dsr-{data['encapsulation']}"
-    )
-    local: Annotated[IPv4Address | str, PlainValidator(values.local)] = values.AUTO
+        Several[Annotated[IPv4Network | IPv6Network, PlainValidator(addresses.load_balancer)]],
+        WrapValidator(_load_balancers),
+    ] = Field(default=_UNSAID, validate_default=True)
+    """Who may send, all over IPv4 or all over IPv6; empty means that the file says ``"any"``."""
+    local: Annotated[IPv4Address | IPv6Address | str, PlainValidator(addresses.local)] = values.AUTO
     """``"auto"``, an address of this host, or (any other text) the name of an interface."""
+    name: Annotated[str, BeforeValidator(values.tunnel_name)] = Field(default_factory=_tunnel_name)
     key: Annotated[int, BeforeValidator(values.gre_key)] | None = None
     checksum: Annotated[bool, BeforeValidator(values.boolean)] = False
+    port: Annotated[int, BeforeValidator(values.udp_port)] | None = Field(
+        default_factory=lambda data: GUE_PORT if data["encapsulation"] == "gue" else None, validate_default=True
+    )
+    """The UDP port, of ``gue`` and ``fou`` only."""
+
+    @property
+    def version(self) -> int:
+        """Of the outer header."""
+        return _version(self.local, self.load_balancers)
+
+    @field_validator("local", mode="after")
+    @classmethod
+    def _a_segment(cls, value: object, info: ValidationInfo) -> object:
+        if info.data.get("encapsulation") == "l2" and not isinstance(value, str):
+            wanted = 'write the name of the interface on the segment, or local = "auto" for all of them'
+            raise Refused(f'found "{value}", and l2 packets are sent to no address of this host: {wanted}')
+        return value
+
+    @field_validator("local", mode="after")
+    @classmethod
+    def _as_they_send(cls, value: object, info: ValidationInfo) -> object:
+        senders = info.data.get("load_balancers")
+        if senders and isinstance(value, IPv4Address | IPv6Address) and value.version != senders[0].version:
+            wanted = f'write an IPv{senders[0].version} address of this host, or "auto"'
+            raise Refused(f'found "{value}", and the load balancers send over IPv{senders[0].version}: {wanted}')
+        return value
 
     @field_validator("key", "checksum", mode="before")
     @classmethod
     def _gre_only(cls, value: object, info: ValidationInfo) -> object:
-        if info.data.get("encapsulation") == "ipip":
-            raise Refused(
-                f'found {show(value)}: ipip has no {info.field_name}, remove this line or write encapsulation = "gre"'
-            )
+        encapsulation = info.data.get("encapsulation")
+        if encapsulation in ("gue", "fou") and info.field_name == "checksum":
+            wanted = "remove this line: packets are taken with and without a checksum, as UDP says of each"
+            raise Refused(f"found {show(value)}: {wanted}")
+        if encapsulation not in (None, "gre"):
+            remedy = 'remove this line or write encapsulation = "gre"'
+            raise Refused(f"found {show(value)}: {encapsulation} has no {info.field_name}, {remedy}")
+        return value
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _udp_only(cls, value: object, info: ValidationInfo) -> object:
+        encapsulation = info.data.get("encapsulation")
+        if encapsulation not in (None, "gue", "fou") and value is not None:
+            remedy = 'remove this line or write encapsulation = "gue" or encapsulation = "fou"'
+            raise Refused(f"found {show(value)}: {encapsulation} has no port, {remedy}")
+        if encapsulation == "fou" and value is None:
+            raise Refused("is missing: write port = 5555, with the UDP port that the load balancers send to")
         return value
 
 
@@ -179,6 +249,8 @@ class VipSettings(Section):
     ) = None
     """The tunnels its requests come through; `None` means all, whichever there are."""
     services: Annotated[Several[Annotated[str, BeforeValidator(values.service)]], several('["udp/1812"]')] = ()
+    dscp: Annotated[int, BeforeValidator(values.dscp)] | None = None
+    """The code point that a balancer marks its requests with instead of wrapping them."""
 
 
 class Settings(BaseSettings):

@@ -8,44 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, NetmaskValueError, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from math import isfinite
 
+from dsr_agent.config.addresses import dotted as _dotted
+from dsr_agent.config.addresses import is_ipv6 as _ipv6
+from dsr_agent.config.addresses import meant as _meant
+from dsr_agent.config.addresses import text_of, why_not_link_name, why_not_unicast
 from dsr_agent.config.wording import Refused, closest, quoted, show
-from dsr_agent.state.marks import FALLBACK_DEVICES, LONGEST_NAME
+from dsr_agent.state.marks import FALLBACK_DEVICES
 from dsr_agent.state.model import Ip
 
-ENCAPSULATIONS = ("ipip", "gre")
+ENCAPSULATIONS = ("ipip", "gre", "gue", "fou", "dscp", "l2")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ARP_POLICIES = ("auto", "ignore")
 FALLBACK_POLICIES = ("auto", "down", "ignore")
 VIP_EXAMPLE = "192.0.2.10"
-BALANCER_EXAMPLE = "10.1.0.5"
 AUTO = "auto"
 ANY = "any"
 
-# The kernel cannot register a device called so: these are directories of its own below net/ipv4/conf.
-SYSCTL_DIRECTORIES = frozenset({"all", "default"})
 
-NOT_UNICAST = tuple(
-    (IPv4Network(prefix), what)
-    for prefix, what in (
-        ("0.0.0.0/8", 'an address of "this network" (0.0.0.0/8)'),
-        ("127.0.0.0/8", "a loopback address"),
-        ("224.0.0.0/4", "a multicast address"),
-        ("240.0.0.0/4", "a reserved address (240.0.0.0/4)"),
-    )
-)
 _SERVICE = re.compile(r"(udp|tcp)/([1-9][0-9]{0,4})")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-
-
-def text_of(value: object, write: str) -> str:
-    """*value* if it is text."""
-    if not isinstance(value, str):
-        raise Refused(f"found {show(value)}: {write}")
-    return value
 
 
 def one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
@@ -121,6 +106,21 @@ def gre_key(value: object) -> int:
     return value
 
 
+def dscp(value: object) -> int:
+    """A code point (RFC 2474): six bits, and never the one that ordinary packets carry."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 64:
+        ordinary = ", which ordinary packets carry" if value == 0 and not isinstance(value, bool) else ""
+        raise Refused(f"found {show(value)}{ordinary}: write a whole number from 1 to 63, without quotes")
+    return value
+
+
+def udp_port(value: object) -> int:
+    """Where GUE and FOU arrive."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
+        raise Refused(f"found {show(value)}: write a port from 1 to 65535, without quotes")
+    return value
+
+
 def mss(value: object) -> int | str:
     """The largest TCP segment to be told of: what RFC 879 calls the least anybody takes, up to a jumbo frame's."""
     wanted = 'write "auto", "off", or a whole number from 536 to 8960, without quotes'
@@ -132,26 +132,6 @@ def mss(value: object) -> int | str:
 
 
 # --- addresses ----------------------------------------------------------------------------------------------------
-
-
-def why_not_unicast(ip: Ip) -> str:
-    """What *ip* is, if no host can have it as its own reachable address; empty if one can."""
-    if isinstance(ip, IPv6Address):
-        if ip.ipv4_mapped:
-            return "an IPv4 address in IPv6 clothes"
-        if ip.is_unspecified:
-            return "the unspecified address"
-        if ip.is_loopback:
-            return "a loopback address"
-        return "a multicast address" if ip.is_multicast else ""
-    number = int(ip)
-    if 1 <= number >> 24 <= 223 and number >> 24 != 127:  # nearly all: the rest is the error path
-        return ""
-    if number == 0:
-        return "the unspecified address"
-    if number == 0xFFFFFFFF:
-        return "the broadcast address"
-    return next(what for network, what in NOT_UNICAST if ip in network)
 
 
 def vip_address(value: object) -> Ip:
@@ -182,125 +162,7 @@ def _not_single(text: str, ip: Ip, prefix: str) -> str:
     return f'found {show(text)}: a VIP is a single address, write "{ip}"'
 
 
-def _meant(text: str, example: str) -> str:
-    """What to write instead of an address that does not parse."""
-    tried = text.strip()
-    if tried.startswith("["):
-        tried = tried[1:].partition("]")[0]
-    candidates = [tried]
-    if tried.count(":") == 1:
-        candidates.append(tried.partition(":")[0])
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){3}", tried):
-        candidates.append(".".join(str(int(part)) for part in tried.split(".")))
-    for candidate in candidates:
-        try:
-            return f'write "{ip_address(candidate)}"'
-        except ValueError:
-            continue
-    return f'write an address, e.g. "{example}"'
-
-
-def _dotted(text: str) -> bool:
-    try:
-        IPv4Address(text)
-    except AddressValueError:
-        return False
-    return True
-
-
-def _ipv6(text: str) -> bool:
-    try:
-        IPv6Address(text.partition("/")[0])
-    except AddressValueError:
-        return False
-    return True
-
-
-def load_balancer(value: object) -> IPv4Network:
-    """One entry of ``load_balancers``: an IPv4 address, or a prefix without host bits."""
-    text = text_of(value, 'write an address or a prefix as text, e.g. "10.1.0.5"')
-    if text.strip().lower() == ANY:
-        raise Refused(f'found {show(text)} inside the list: write load_balancers = "any", without the list')
-    if _ipv6(text):
-        mapped = IPv6Address(text.partition("/")[0]).ipv4_mapped
-        if mapped:
-            raise Refused(f'found {show(text)}, an IPv4 address in IPv6 clothes: write "{mapped}"')
-        raise Refused(
-            f"found {show(text)}, an IPv6 address: ipip and gre of this version arrive over IPv4 only, "
-            "write the IPv4 address the load balancer sends from"
-        )
-    bare, slash, length = text.partition("/")
-    if not _dotted(bare):
-        raise Refused(f"found {show(text)}, not an IPv4 address or prefix: {_meant(bare, BALANCER_EXAMPLE)}")
-    prefixlen = _prefixlen(text, bare, length) if slash else 32
-    if prefixlen == 0:
-        raise Refused(f'found {show(text)}, every address: write load_balancers = "any" if you mean it')
-    network = IPv4Network((bare, prefixlen), strict=False)
-    if str(network.network_address) != bare:
-        raise Refused(f'found {show(text)}, with host bits set: write "{network}" or "{bare}"')
-    own = "write the address the load balancer sends from"
-    for bad, _ in NOT_UNICAST:
-        if network.overlaps(bad):
-            what = why_not_unicast(network.network_address) if prefixlen == 32 else f"which overlaps {bad}"
-            raise Refused(f"found {show(text)}, {what}: {own}")
-    return network
-
-
-def _prefixlen(text: str, bare: str, length: str) -> int:
-    if length.isascii() and length.isdigit() and len(length) <= 2 and int(length) <= 32:
-        if str(int(length)) != length:
-            raise Refused(f'found {show(text)}: write "{bare}/{int(length)}"')
-        return int(length)
-    try:
-        network = IPv4Network(text, strict=False)
-    except (AddressValueError, NetmaskValueError):
-        raise Refused(f'found {show(text)}: a prefix length is 1 to 32, write e.g. "{bare}/32"') from None
-    raise Refused(f'found {show(text)}: write "{network}"')
-
-
-def local(value: object) -> IPv4Address | str:
-    """Where tunnelled packets arrive: ``"auto"``, an address of this host, or the name of an interface."""
-    wanted = 'write "auto", an IPv4 address of this host, or an interface name'
-    text = text_of(value, wanted)
-    if text == AUTO:
-        return text
-    if text.strip().lower() == AUTO:
-        raise Refused(f'found {show(text)}: write "auto"')
-    if _dotted(text):
-        ip = IPv4Address(text)
-        what = why_not_unicast(ip)
-        if what:
-            raise Refused(f"found {show(text)}, {what}: {wanted}")
-        return ip
-    bare, slash, _ = text.partition("/")
-    if slash and _dotted(bare):
-        raise Refused(f'found {show(text)}: this is one address of this host, write "{bare}"')
-    if _ipv6(text):
-        raise Refused(
-            f"found {show(text)}, an IPv6 address: ipip and gre of this version arrive over IPv4 only, {wanted}"
-        )
-    if re.fullmatch(r"[0-9.\s]+", text):
-        raise Refused(f"found {show(text)}, not an IPv4 address: {wanted}")
-    why = why_not_link_name(text)
-    if why:
-        raise Refused(f"found {show(text)}, {why}: {wanted}")
-    return text
-
-
 # --- names --------------------------------------------------------------------------------------------------------
-
-
-def why_not_link_name(name: str) -> str:
-    """Why the kernel could not have an interface called *name*; empty if it could."""
-    if not name:
-        return "which is empty"
-    if len(name.encode(errors="replace")) > LONGEST_NAME:
-        return f"which is longer than the {LONGEST_NAME} characters of an interface name"
-    if name in {".", ".."} | SYSCTL_DIRECTORIES:
-        return "a name the kernel keeps for itself"
-    # '%' is legal in the kernel but a request to number the interface when one is created.
-    bad = next((c for c in name if c in "/:%" or not "!" <= c <= "~"), "")
-    return f"which holds {show(bad)}, as no interface name can" if bad else ""
 
 
 def device(value: object) -> str:

@@ -13,7 +13,7 @@ ACCEPT: Expression = {"accept": None}
 DROP: Expression = {"drop": None}
 
 
-IPIP, SIX_IN_FOUR, GRE = 4, 41, 47
+IPIP, SIX_IN_FOUR, GRE, UDP = 4, 41, 47, 17
 ENCAPSULATIONS = [IPIP, SIX_IN_FOUR, GRE]
 """The IP protocols that wrap one packet in another."""
 
@@ -66,6 +66,11 @@ def count(name: str) -> Expression:
 def goto(chain: str) -> Expression:
     """Go on in *chain*, and do not come back."""
     return {"goto": {"target": chain}}
+
+
+def jump(chain: str) -> Expression:
+    """Ask *chain*, and go on here if it decides nothing."""
+    return {"jump": {"target": chain}}
 
 
 def refuse(reason: str) -> tuple[Expression, Expression]:

@@ -12,7 +12,6 @@ from dsr_agent.guard.expressions import (
     ENCAPSULATIONS,
     OURS,
     Expression,
-    bits,
     concat,
     goto,
     match,
@@ -22,6 +21,7 @@ from dsr_agent.guard.expressions import (
     refuse,
     rule,
 )
+from dsr_agent.guard.headers import later_fragment
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.sets import ADDRESS, hashed, joined, of_addresses
 from dsr_agent.state.model import Ip
@@ -67,14 +67,16 @@ _KINDS = (
 )
 
 _IP = {4: "ip", 6: "ip6"}
-_ICMP = {4: 1, 6: 58}
+ICMP = {4: 1, 6: 58}
 _TRANSPORT = {"tcp": 6, "udp": 17}
 
 # No client has these; they are in the set of this host's own addresses, where asking for them costs nothing.
 _NOBODYS = [ip_address(text) for text in ("0.0.0.0", "127.0.0.1", "255.255.255.255", "::", "::1")]
 
 
-COUNTING = frozenset(f"{kind.name}{version}" for kind in _KINDS for version in ADDRESS)
+COUNTING = frozenset(
+    f"{name}{version}" for name in (*(kind.name for kind in _KINDS), "marked", "plain") for version in ADDRESS
+)
 """The names of the sets that count what comes to VIPs."""
 
 
@@ -93,7 +95,7 @@ def sets(targets: Iterable[Target], own: frozenset[Ip]) -> Iterator[tuple[str, F
             if found or kind is _PLAIN:
                 yield f"{kind.name}{version}", _elements(kind, version, found)
             if found and kind.serves:
-                asked = {_service(target.ip, service) for target in found for service in target.services}
+                asked = {service(target.ip, name) for target in found for name in target.services}
                 yield f"{kind.name}_services{version}", hashed((ADDRESS[version], "inet_proto", "inet_service"), asked)
 
 
@@ -112,8 +114,8 @@ def accepting(targets: Iterable[Target]) -> Iterator[str]:
             services = match(asked, f"@{kind.name}_services{version}")
             yield rule(OURS, *_sound(version), services, to_vip, ACCEPT)
             # ICMP belongs to every service, and a later fragment has no port to be asked for.
-            yield rule(OURS, *_sound(version), match(meta("l4proto"), _ICMP[version]), to_vip, ACCEPT)
-            yield rule(OURS, *_sound(version), _later_fragment(version), to_vip, ACCEPT)
+            yield rule(OURS, *_sound(version), match(meta("l4proto"), ICMP[version]), to_vip, ACCEPT)
+            yield rule(OURS, *_sound(version), later_fragment(version), to_vip, ACCEPT)
 
 
 def chains(targets: Iterable[Target]) -> Iterator[tuple[str, Chain]]:
@@ -131,7 +133,7 @@ def chains(targets: Iterable[Target]) -> Iterator[tuple[str, Chain]]:
     for version in ADDRESS:
         source = packet(_IP[version], "saddr")
         found.append(rule(match(source, f"@own{version}"), *refuse(Reason.INNER_SOURCE)))
-        found += [rule(foreign, *refuse(Reason.INNER_SOURCE)) for foreign in _no_clients(version)]
+        found += [rule(foreign, *refuse(Reason.INNER_SOURCE)) for foreign in no_clients(version)]
     if any(target.services for target in everyone):
         found.append(rule(match(meta("l4proto"), {"set": ENCAPSULATIONS}), *refuse(Reason.NESTED)))
         found.append(rule(*refuse(Reason.SERVICE)))
@@ -152,8 +154,9 @@ def _elements(kind: _Kind, version: int, targets: Iterable[Target]) -> FilterSet
     return hashed(("ifname", ADDRESS[version]), pairs, counted=True)
 
 
-def _service(ip: Ip, service: str) -> str:
-    transport, port = service.split("/")
+def service(ip: Ip, name: str) -> str:
+    """The element that stands for a service ("udp/1812") of *ip*."""
+    transport, port = name.split("/")
     return joined(str(ip), _TRANSPORT[transport], int(port))
 
 
@@ -172,17 +175,12 @@ def _sound(version: int) -> Iterator[Expression]:
 _NO_CLIENTS6 = (prefix("ff00::", 8), prefix("fe80::", 10), prefix("::ffff:0.0.0.0", 96))
 
 
-def _no_clients(version: int) -> Iterator[Expression]:
+def no_clients(version: int) -> Iterator[Expression]:
+    """The ways of asking for a source that no client can have, beside this host's own addresses."""
     if version == 4:
         yield match(packet("ip", "saddr"), "224.0.0.0", ">=")
     else:
         yield from (match(packet("ip6", "saddr"), network) for network in _NO_CLIENTS6)
-
-
-def _later_fragment(version: int) -> Expression:
-    if version == 4:
-        return match(bits(packet("ip", "frag-off"), 0x1FFF), 0, "!=")
-    return match({"exthdr": {"name": "frag", "field": "frag-off"}}, 0, "!=")
 
 
 def _destination(version: int) -> Expression:

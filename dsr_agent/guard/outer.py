@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
 from dsr_agent.guard.expressions import (
     ACCEPT,
     GRE,
     NOT_OURS,
+    UDP,
     Expression,
     bits,
     concat,
@@ -19,31 +20,26 @@ from dsr_agent.guard.expressions import (
     match,
     meta,
     packet,
-    raw,
     refuse,
     rule,
 )
+from dsr_agent.guard.headers import gre_headers, later_fragment, udp_headers
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.sets import ADDRESS, element, hashed, joined, networks_of
 from dsr_agent.state.model import Ip, Network
 from dsr_agent.state.table import Chain, FilterSet
 
-# The flags that a tunnel takes are those it is declared with (RFC 2784, 2890); a balancer may number its packets as it
-# likes. Everything else in the first two bytes, version and routing among it, has to be zero: the kernel takes some.
-_CHECKSUM, _KEY, _SEQUENCE = 0x8000, 0x2000, 0x1000
-_FLAGS = 0xFFFF ^ _SEQUENCE
-_ETHERTYPES = (0x0800, 0x86DD)
-
-_FROM = "from-"
-_IPV4 = ADDRESS[4]
-_DESTINATION, _SOURCE = packet("ip", "daddr"), packet("ip", "saddr")
-_LATER_FRAGMENT = match(bits(packet("ip", "frag-off"), 0x1FFF), 0, "!=")
+_FROM, _FROM6 = "from-", "from6-"
+_IP = {4: "ip", 6: "ip6"}
+# Asking for UDP's own port asks for UDP, too; where that is known already, for that of any transport is enough.
+_UDP_PORT, _PORT = packet("udp", "dport"), packet("th", "dport")
 
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
     """
-    One way in: packets of *protocol* to *local* (in GRE: with this *key* and *checksum*), from *senders*.
+    One way in: packets of *protocol* to *local* (in GRE: with this *key* and *checksum*; in UDP: to this *port*), from
+    *senders*. *direct*: the packet inside follows the UDP header, with nothing in between.
 
     *name* is the tunnel's; what gets in is counted by it and by sender. No *senders* means anybody. Entrances of one
     name, as there are while a tunnel is replaced, share their senders.
@@ -55,139 +51,212 @@ class Entrance:
     senders: tuple[Network, ...]
     key: int | None = None
     checksum: bool = False
+    port: int | None = None
+    direct: bool = False
+
+    @property
+    def version(self) -> int:
+        """Of the outer header."""
+        return self.local.version
+
+    @property
+    def place(self) -> tuple[Ip, int, int | None]:
+        """Where its packets arrive."""
+        return self.local, self.protocol, self.port
 
 
-def counted_in(tunnel: str, prefixlen: int = 32) -> str:
+Entrances = tuple[Entrance, ...]
+
+
+def counted_in(tunnel: str, prefixlen: int = 32, version: int = 4) -> str:
     """The name of the set (for anybody: of the counter) that counts what comes in by *tunnel*."""
     # No link can have a slash in its name, so no other tunnel's set is called so. An asterisk at the end of a name is
     # nftables' own language.
     tunnel = tunnel.replace("*", "/any")
-    return f"{_FROM}{tunnel}" if prefixlen == 32 else f"{_FROM}{tunnel}/{prefixlen}"
+    front = _FROM if version == 4 else _FROM6
+    return f"{front}{tunnel}" if prefixlen == (32 if version == 4 else 128) else f"{front}{tunnel}/{prefixlen}"
 
 
 def tunnel_counted_in(name: str) -> str:
     """Which tunnel a set or counter called *name* counts; empty if it counts something else."""
-    found = re.fullmatch(rf"{_FROM}(.*?)(/\d+)?", name)
+    found = re.fullmatch(r"from6?-(.*?)(/\d+)?", name)
     return found.group(1).replace("/any", "*") if found else ""
 
 
-def sets(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, FilterSet]]:
+def versions_of(entrances: Entrances) -> tuple[int, ...]:
+    """Of the outer headers; without entrances those of IPv4, so that the table always has its sets."""
+    return tuple(sorted({entrance.version for entrance in entrances} or {4}))
+
+
+def locals_of(version: int) -> str:
+    """The name of the set of the tunnels' addresses."""
+    return "locals" if version == 4 else "locals6"
+
+
+def sets(entrances: Entrances) -> Iterator[tuple[str, FilterSet]]:
     """The sets that `accepting` and `chains` ask."""
+    for version in versions_of(entrances):
+        yield from _sets(tuple(entrance for entrance in entrances if entrance.version == version), version)
+
+
+def _sets(entrances: Entrances, version: int) -> Iterator[tuple[str, FilterSet]]:
+    address = ADDRESS[version]
     by_tunnel: dict[str, set[Network]] = {}
     for entrance in entrances:
         by_tunnel.setdefault(entrance.name, set()).update(entrance.senders)
     for name, senders in by_tunnel.items():
         for prefixlen, elements in sorted(networks_of(senders).items()):
-            yield counted_in(name, prefixlen), hashed((_IPV4,), elements, counted=True)
+            yield counted_in(name, prefixlen, version), hashed((address,), elements, counted=True)
     everybody = {network for senders in by_tunnel.values() for network in senders}
     for prefixlen, elements in sorted(networks_of(everybody).items()):
-        yield _senders(prefixlen), hashed((_IPV4,), elements)
-    yield "locals", hashed((_IPV4,), {element(entrance.local) for entrance in entrances})
-    by_gre: dict[int, set[str]] = {}
-    for entrance in entrances:
-        for network in entrance.senders if entrance.protocol == GRE else ():
-            pair = joined(str(entrance.local), str(network.network_address))
-            by_gre.setdefault(network.prefixlen, set()).add(pair)
-    for prefixlen, elements in sorted(by_gre.items()):
-        yield _gre_senders(prefixlen), hashed((_IPV4, _IPV4), elements)
+        yield _senders(version, prefixlen), hashed((address,), elements)
+    yield locals_of(version), hashed((address,), {element(entrance.local) for entrance in entrances})
+    for protocol in (GRE, UDP):
+        found: dict[int, set[str]] = {}
+        for entrance in entrances:
+            for network in entrance.senders if entrance.protocol == protocol else ():
+                at = (str(entrance.local), *([entrance.port] if protocol == UDP else []))
+                found.setdefault(network.prefixlen, set()).add(joined(*at, str(network.network_address)))
+        for prefixlen, elements in sorted(found.items()):
+            middle = ("inet_service",) if protocol == UDP else ()
+            yield _pairs(protocol, version, prefixlen), hashed((address, *middle, address), elements)
+    if ports := {joined(str(entrance.local), entrance.port) for entrance in entrances if entrance.protocol == UDP}:
+        yield _ports(version), hashed((address, "inet_service"), ports)
 
 
-def counters(entrances: tuple[Entrance, ...]) -> Iterator[str]:
+def counters(entrances: Entrances) -> Iterator[str]:
     """The named counters that `accepting` uses: of the tunnels that are open to anybody."""
     yield from {counted_in(entrance.name) for entrance in entrances if not entrance.senders}
 
 
-def accepting(entrances: tuple[Entrance, ...]) -> Iterator[str]:
+def accepting(entrances: Entrances) -> Iterator[str]:
     """
     The rules that let in what is good.
 
     What comes out of a tunnel of ours is not asked here: wrapped in a wrapped packet, anything would get in.
     """
     for entrance in entrances:
-        if entrance.protocol != GRE:
-            arrives = (match(meta("l4proto"), entrance.protocol), NOT_OURS, match(_DESTINATION, str(entrance.local)))
+        if entrance.protocol not in (GRE, UDP):
+            arrives = (match(meta("l4proto"), entrance.protocol), NOT_OURS, _arrives_at(entrance.local))
             yield from (rule(*arrives, *sender, ACCEPT) for sender in _sent_by(entrance))
     if any(entrance.protocol == GRE for entrance in entrances):
         yield rule(match(meta("l4proto"), GRE), NOT_OURS, goto("gre_header"))
+    for version in sorted({entrance.version for entrance in entrances if entrance.protocol == UDP}):
+        yield rule(match(concat(_destination(version), _UDP_PORT), f"@{_ports(version)}"), NOT_OURS, goto("udp_header"))
 
 
-def refusing(entrances: tuple[Entrance, ...]) -> Iterator[str]:
+def refusing(entrances: Entrances) -> Iterator[str]:
     """
     The short way out for strangers: an address and a protocol for which everybody who is declared at all is declared.
 
     Asked after all that let something in, so whoever sends there and was not let in cannot be known.
     """
-    for (local, protocol), senders in _of_everybody(entrances).items():
-        if protocol != GRE and senders:
-            arrives = (match(meta("l4proto"), protocol), NOT_OURS, match(_DESTINATION, str(local)))
+    for (local, protocol, _), senders in _of_everybody(entrances).items():
+        if protocol not in (GRE, UDP) and senders:
+            arrives = (match(meta("l4proto"), protocol), NOT_OURS, _arrives_at(local))
             yield rule(*arrives, *refuse(Reason.SOURCE))
 
 
-def _of_everybody(entrances: tuple[Entrance, ...]) -> dict[tuple[Ip, int], set[Network]]:
+def _of_everybody(entrances: Entrances) -> dict[tuple[Ip, int, int | None], set[Network]]:
     """Addresses and protocols, with who is declared for them, where nobody is declared for anything else."""
     everybody = {network for entrance in entrances for network in entrance.senders}
-    declared: dict[tuple[Ip, int], set[Network]] = {}
+    declared: dict[tuple[Ip, int, int | None], set[Network]] = {}
     for entrance in entrances:
-        declared.setdefault((entrance.local, entrance.protocol), set()).update(entrance.senders)
-    open_ = {(entrance.local, entrance.protocol) for entrance in entrances if not entrance.senders}
-    return {place: senders for place, senders in declared.items() if senders >= everybody and place not in open_}
+        declared.setdefault(entrance.place, set()).update(entrance.senders)
+    open_ = {entrance.place for entrance in entrances if not entrance.senders}
+    return {
+        place: senders
+        for place, senders in declared.items()
+        if senders >= {network for network in everybody if network.version == place[0].version} and place not in open_
+    }
 
 
-def chains(entrances: tuple[Entrance, ...]) -> Iterator[tuple[str, Chain]]:
+def chains(entrances: Entrances) -> Iterator[tuple[str, Chain]]:
     """
-    What GRE tunnels take, and who was not let in.
+    What tunnels in GRE and UDP take, and who was not let in.
 
     ``gre_header`` is a chain of its own also because nftables 1.0.6 aborts on rules that ask for GRE and then for its
     header.
     """
     if any(entrance.protocol == GRE for entrance in entrances):
         yield "gre_header", Chain(tuple(_gre(entrances)))
+    if any(entrance.protocol == UDP for entrance in entrances):
+        yield "udp_header", Chain(tuple(_udp(entrances)))
     refused = [rule(known, goto("sender_refused")) for known in asked_for(entrances)]
-    refused += [_wrong_header(entrance) for entrance in entrances if entrance.protocol == GRE and not entrance.senders]
+    refused += [_wrong_header(entrance) for entrance in entrances if _has_header(entrance) and not entrance.senders]
     yield "outer_refused", Chain((*refused, rule(*refuse(Reason.SOURCE))))
     wrong = [line for entrance in entrances for line in _wrong_headers(entrance)]
     yield "sender_refused", Chain((*dict.fromkeys(wrong), rule(*refuse(Reason.PROTOCOL))))
 
 
-def asked_for(entrances: tuple[Entrance, ...]) -> Iterator[Expression]:
+def asked_for(entrances: Entrances) -> Iterator[Expression]:
     """The ways of asking, without counting, whether the sender is one that is declared for any tunnel."""
     everybody = {network for entrance in entrances for network in entrance.senders}
-    yield from (_masked(length, _senders(length)) for length in sorted(networks_of(everybody), reverse=True))
+    for version in (4, 6):
+        found = {network for network in everybody if network.version == version}
+        yield from (_masked(version, n, _senders(version, n)) for n in sorted(networks_of(found), reverse=True))
 
 
-def _gre(everyone: tuple[Entrance, ...]) -> Iterator[str]:
+def _gre(everyone: Entrances) -> Iterator[str]:
     entrances = [entrance for entrance in everyone if entrance.protocol == GRE]
     for entrance in entrances:
         for sender in _sent_by(entrance):
-            for header in _headers(entrance):
-                yield rule(match(_DESTINATION, str(entrance.local)), *header, *sender, ACCEPT)
-    for (local, protocol), senders in _of_everybody(everyone).items():
+            for header in gre_headers(entrance.key, checksum=entrance.checksum):
+                yield rule(_arrives_at(entrance.local), *header, *sender, ACCEPT)
+    for (local, protocol, _), senders in _of_everybody(everyone).items():
         if protocol == GRE and senders:  # the short way out for strangers
-            known = (_masked(length, _senders(length), "!=") for length in sorted(networks_of(senders), reverse=True))
-            yield rule(match(_DESTINATION, str(local)), *known, *refuse(Reason.SOURCE))
+            lengths = sorted(networks_of(senders), reverse=True)
+            known = (_masked(local.version, n, _senders(local.version, n), "!=") for n in lengths)
+            yield rule(_arrives_at(local), *known, *refuse(Reason.SOURCE))
     for entrance in entrances:
         # A later fragment has no GRE header to be asked for, and is worth nothing without the first.
         for sender in _sent_by(entrance):
-            yield rule(match(_DESTINATION, str(entrance.local)), _LATER_FRAGMENT, *sender, ACCEPT)
-    yield rule(match(_DESTINATION, "@locals"), goto("outer_refused"))
+            yield rule(_arrives_at(entrance.local), later_fragment(entrance.version), *sender, ACCEPT)
+    for version in versions_of(everyone):
+        yield rule(match(_destination(version), f"@{locals_of(version)}"), goto("outer_refused"))
+
+
+def _udp(everyone: Entrances) -> Iterator[str]:
+    """A later fragment has no port, so it never comes here, and is worth nothing without the first."""
+    for entrance in everyone:
+        if entrance.protocol != UDP or entrance.port is None:
+            continue
+        for sender in _sent_by(entrance):
+            for header in udp_headers(direct=entrance.direct):
+                arrives = (_arrives_at(entrance.local), match(_PORT, entrance.port))
+                yield rule(*arrives, *header, *sender, ACCEPT)
+    yield rule(goto("outer_refused"))
+
+
+def _has_header(entrance: Entrance) -> bool:
+    return entrance.protocol in (GRE, UDP)
 
 
 def _wrong_headers(entrance: Entrance) -> Iterator[str]:
-    """A sender that is declared for GRE at this address, and still was not let in."""
-    if entrance.protocol != GRE:
+    """A sender that is declared for GRE at this address, or UDP at this port, and still was not let in."""
+    if not _has_header(entrance):
         return
     if not entrance.senders:
         yield _wrong_header(entrance)
+    version = entrance.version
     for length in sorted(networks_of(entrance.senders), reverse=True):
-        source = _SOURCE if length == 32 else bits(_SOURCE, _mask(length))
-        pair = match(concat(_DESTINATION, source), f"@{_gre_senders(length)}")
-        yield rule(match(meta("l4proto"), GRE), pair, *refuse(Reason.GRE_HEADER))
+        port = [_UDP_PORT] if entrance.protocol == UDP else []
+        asked = concat(_destination(version), *port, _sender(version, length))
+        known = match(asked, f"@{_pairs(entrance.protocol, version, length)}")
+        is_gre = [match(meta("l4proto"), GRE)] if entrance.protocol == GRE else []
+        yield rule(*is_gre, known, *refuse(_reason(entrance)))
 
 
 def _wrong_header(entrance: Entrance) -> str:
-    """Where anybody may send GRE, whoever was not let in has sent another header."""
-    arrives = (match(meta("l4proto"), GRE), match(_DESTINATION, str(entrance.local)))
-    return rule(*arrives, *refuse(Reason.GRE_HEADER))
+    """Where anybody may send, whoever was not let in has sent another header."""
+    at_local = _arrives_at(entrance.local)
+    if entrance.port is not None:
+        return rule(at_local, match(_UDP_PORT, entrance.port), *refuse(_reason(entrance)))
+    return rule(match(meta("l4proto"), entrance.protocol), at_local, *refuse(_reason(entrance)))
+
+
+def _reason(entrance: Entrance) -> Reason:
+    return Reason.GRE_HEADER if entrance.protocol == GRE else Reason.UDP_HEADER
 
 
 def _sent_by(entrance: Entrance) -> Iterator[tuple[Expression, ...]]:
@@ -195,33 +264,37 @@ def _sent_by(entrance: Entrance) -> Iterator[tuple[Expression, ...]]:
     if not entrance.senders:
         yield (count(counted_in(entrance.name)),)
     for length in sorted(networks_of(entrance.senders), reverse=True):
-        yield (_masked(length, counted_in(entrance.name, length)),)
+        yield (_masked(entrance.version, length, counted_in(entrance.name, length, entrance.version)),)
 
 
-def _headers(entrance: Entrance) -> Iterator[tuple[Expression, ...]]:
-    """The GRE headers that a tunnel takes: one for each version of IP inside."""
-    flags = _CHECKSUM * entrance.checksum | _KEY * (entrance.key is not None)
-    for ethertype in _ETHERTYPES:
-        # The first 16 bits of a transport header are called sport and the next dport, whatever they are. Not both in
-        # one: nftables 1.0.6 aborts when it reads that back.
-        first = match(bits(packet("th", "sport"), _FLAGS), flags), match(packet("th", "dport"), ethertype)
-        if entrance.key is None:
-            yield first
-        else:
-            yield *first, match(raw(64 if entrance.checksum else 32, 32), entrance.key)
+def _masked(version: int, length: int, name: str, op: str = "==") -> Expression:
+    return match(_sender(version, length), f"@{name}", op)
 
 
-def _masked(length: int, name: str, op: str = "==") -> Expression:
-    return match(_SOURCE if length == 32 else bits(_SOURCE, _mask(length)), f"@{name}", op)
+def _sender(version: int, length: int) -> Expression:
+    """The source's address, or that of its network."""
+    source = packet(_IP[version], "saddr")
+    if length == (32 if version == 4 else 128):
+        return source
+    return bits(source, str(ip_network(f"{'0.0.0.0' if version == 4 else '::'}/{length}").netmask))
 
 
-def _mask(length: int) -> str:
-    return str(IPv4Network(f"0.0.0.0/{length}").netmask)
+def _destination(version: int) -> Expression:
+    return packet(_IP[version], "daddr")
 
 
-def _senders(length: int) -> str:
-    return f"senders{length}"
+def _arrives_at(local: Ip) -> Expression:
+    return match(_destination(local.version), str(local))
 
 
-def _gre_senders(length: int) -> str:
-    return f"gre_senders{length}"
+def _senders(version: int, length: int) -> str:
+    return f"senders{length}" if version == 4 else f"senders6/{length}"
+
+
+def _pairs(protocol: int, version: int, length: int) -> str:
+    front = "gre_" if protocol == GRE else "udp_"
+    return f"{front}{_senders(version, length)}"
+
+
+def _ports(version: int) -> str:
+    return "ports" if version == 4 else "ports6"

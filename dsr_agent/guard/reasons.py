@@ -14,6 +14,8 @@ class Reason(StrEnum):
     """Wrapped by a declared balancer, in a way that is not declared for it."""
     GRE_HEADER = "gre_header"
     """By a declared balancer in GRE, but key, checksum, version, flags or payload type are not the tunnel's."""
+    UDP_HEADER = "udp_header"
+    """By a declared balancer to its tunnel's UDP port, but not as declared: no GUE, or no IP packet in it."""
     INNER_DESTINATION = "inner_destination"
     """Out of a tunnel, and not to a VIP."""
     INNER_SOURCE = "inner_source"

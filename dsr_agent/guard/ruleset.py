@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dsr_agent.guard import inner, outer, selftest
+from dsr_agent.guard import inner, marked, outer, selftest
 from dsr_agent.guard.expressions import ENCAPSULATIONS, OURS, bits, goto, match, meta, packet, refuse, rule
 from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
@@ -39,7 +39,8 @@ class Request:
     What the guard is to let in.
 
     *own* are the host's own addresses, *links* what the tunnels' links are called.
-    *mss* is the largest TCP segment that clients are told of, by IP version.
+    *mss* is the largest TCP segment that clients are told of, by IP version. *unwrapped* is what comes without an outer
+    header.
     """
 
     entrances: tuple[Entrance, ...]
@@ -47,6 +48,14 @@ class Request:
     own: frozenset[Ip] = frozenset()
     mss: Mapping[int, int] = field(default_factory=dict)
     links: frozenset[str] = frozenset()
+    unwrapped: marked.Unwrapped = field(default_factory=marked.Unwrapped)
+
+
+def unguarded(unwrapped: marked.Unwrapped) -> Table:
+    """The table of a host that wants no guard: marked packets get their VIP, whoever sent them."""
+    return Table(
+        dict(marked.sets(unwrapped, guarded=False)), frozenset(), dict(marked.chains(unwrapped, guarded=False))
+    )
 
 
 def ruleset(request: Request) -> Table:
@@ -55,11 +64,13 @@ def ruleset(request: Request) -> Table:
     sets: dict[str, FilterSet] = dict(outer.sets(entrances))
     sets |= inner.sets(request.vips, request.own)
     sets |= selftest.sets(request.links)
+    sets |= marked.sets(request.unwrapped, guarded=True)
     sets |= {f"answering{version}": of_addresses(version, (vip.ip for vip in request.vips)) for version in request.mss}
     chains = dict(outer.chains(entrances)) | dict(inner.chains(request.vips))
     chains[selftest.CHAIN] = selftest.chain(entrances)
     chains["entrance"] = Chain(tuple(_entrance(entrances, request)), "prerouting", PRIORITY)
-    chains["forward"] = Chain(tuple(_forward()), "forward", PRIORITY)
+    chains["forward"] = Chain(tuple(_forward(request)), "forward", PRIORITY)
+    chains |= marked.chains(request.unwrapped, guarded=True)
     if request.mss:
         chains["answers"] = Chain(tuple(_answers(request.mss)), "output", _MANGLE)
     return Table(sets, frozenset([*map(str, Reason), *outer.counters(entrances)]), chains)
@@ -74,12 +85,15 @@ def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str
     yield from more
     yield inner.refused()
     encapsulated = match(meta("l4proto"), {"set": ENCAPSULATIONS})
-    yield rule(encapsulated, match(packet("ip", "daddr"), "@locals"), goto("outer_refused"))
+    for version in outer.versions_of(entrances):
+        local = match(packet("ip" if version == 4 else "ip6", "daddr"), f"@{outer.locals_of(version)}")
+        yield rule(encapsulated, local, goto("outer_refused"))
 
 
-def _forward() -> Iterator[str]:
+def _forward(request: Request) -> Iterator[str]:
     yield rule(OURS, *refuse(Reason.FORWARD))
     yield rule(match(meta("oifgroup"), LINK_GROUP), *refuse(Reason.FORWARD))
+    yield from marked.forwarding(request.unwrapped)
 
 
 def _answers(mss: Mapping[int, int]) -> Iterator[str]:

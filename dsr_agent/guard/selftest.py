@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from dsr_agent.guard.expressions import ACCEPT, NOT_OURS, OURS, match, meta, packet, rule
+from dsr_agent.guard.expressions import ACCEPT, NOT_OURS, OURS, jump, match, meta, packet, rule
 from dsr_agent.guard.outer import Entrance, asked_for
 from dsr_agent.guard.sets import ADDRESS, element, hashed, of_addresses
 from dsr_agent.state.marks import PROBE_MARK
@@ -29,7 +29,7 @@ def sets(links: Iterable[str]) -> Iterator[tuple[str, FilterSet]]:
 
 def entrance() -> str:
     """The rule that has them looked at."""
-    return rule(match(meta("mark"), PROBE_MARK), {"jump": {"target": CHAIN}})
+    return rule(match(meta("mark"), PROBE_MARK), jump(CHAIN))
 
 
 def chain(entrances: Iterable[Entrance]) -> Chain:
@@ -37,8 +37,9 @@ def chain(entrances: Iterable[Entrance]) -> Chain:
     every = tuple(entrances)
     here = (NOT_OURS, match(meta("iifname"), "lo"))
     senders = [rule(*here, sender, ACCEPT) for sender in asked_for(every)]
-    if any(not entrance.senders for entrance in every):
-        senders.append(rule(*here, match(packet("ip", "saddr"), str(ANYBODY)), ACCEPT))
+    for version in sorted({entrance.version for entrance in every if not entrance.senders}):
+        source = packet("ip" if version == 4 else "ip6", "saddr")
+        senders.append(rule(*here, match(source, str(ANYBODY[version])), ACCEPT))
     return Chain((*senders, *_out()))
 
 

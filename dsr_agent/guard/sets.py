@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import IPv6Address
+from socket import AF_INET6, inet_ntop
 from typing import Any
 
 from dsr_agent.state.model import Ip, Network
@@ -23,7 +25,9 @@ def of_addresses(version: int, ips: Iterable[Ip], *, counted: bool = False) -> F
 
 
 def element(value: Ip | str | int) -> str:
-    """A single value."""
+    """A single value, as nftables spells it: IPv6 addresses that end in an IPv4 address look like it."""
+    if isinstance(value, IPv6Address):
+        return canonical(inet_ntop(AF_INET6, value.packed))
     return canonical(value if isinstance(value, int) else str(value))
 
 

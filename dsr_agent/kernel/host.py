@@ -14,13 +14,12 @@ import platform
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address
 from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dsr_agent.kernel import addresses, blame, links, monitor, netlink, routes, stats, sysctls
+from dsr_agent.kernel import addresses, blame, fou, links, monitor, netlink, routes, stats, sysctls
 from dsr_agent.kernel.firewall import Firewall, GuardAction
 from dsr_agent.kernel.link_writer import LinkWriter
 from dsr_agent.kernel.modules import Modules
@@ -28,11 +27,11 @@ from dsr_agent.state.actions import Action, AddAddress, DeleteAddress, LoadModul
 from dsr_agent.state.errors import DsrError, NotYet
 from dsr_agent.state.model import (
     GUARD,
-    MODULE_OF_KIND,
     ROUTES,
     Address,
     AddressKey,
     Changes,
+    Ip,
     Key,
     Link,
     LinkKey,
@@ -40,6 +39,9 @@ from dsr_agent.state.model import (
     Scope,
     SysctlKey,
 )
+from dsr_agent.state.outer import MODULE_OF_PORTS, MODULES
+from dsr_agent.state.port_actions import AddPort, DeletePort
+from dsr_agent.state.ports import UdpPort
 from dsr_agent.state.report import Outcome, Result
 from dsr_agent.state.table import ObservedGuard
 
@@ -49,6 +51,8 @@ _KEEPS_PROTO = tuple(int(number) for number in re.findall(r"\d+", platform.relea
 # Looking up more addresses than this one by one costs more than reading them all.
 _FEW = 64
 
+
+_PORTS_OF_CONTAINERS = frozenset({"veth", "tun", "netkit"})
 
 # Tunnels go one by one; nobody has to remember more than this between two looks at the counters.
 _FAREWELLS = 256
@@ -71,6 +75,7 @@ class Host:
         self._channel = netlink.Channel()
         self._monitor = monitor.Monitor(receive_buffer)
         self._writer = LinkWriter(self._modules)
+        self._ports = fou.Ports()
         self._firewall = Firewall(hold)
         self._firewall.on_lost = self._firewall_lost
         self._others_seen = 0
@@ -104,6 +109,7 @@ class Host:
         self._firewall.close()
         self._channel.close()
         self._writer.close()
+        self._ports.close()
 
     async def warm_up(self) -> None:
         """Get ready for repairs, once the first pass is done and nothing waits."""
@@ -121,7 +127,7 @@ class Host:
 
     # --- observe ---------------------------------------------------------------------------------------------------
 
-    async def observe(self, scope: Scope, targets: Iterable[IPv4Address] = ()) -> Observed:
+    async def observe(self, scope: Scope, targets: Iterable[Ip] = ()) -> Observed:
         """See `port.Kernel.observe`."""
         self._take_in()
         found_links: dict[str, Link] = {}
@@ -136,16 +142,18 @@ class Host:
             self._take_in()
         self._look_up_unannounced()
         values: dict[SysctlKey, int] = {}
-        sources: dict[IPv4Address, IPv4Address] = {}
+        sources: dict[Ip, Ip] = {}
         modules: frozenset[str] = frozenset()
         guard = ObservedGuard()
+        ports: frozenset[UdpPort] = frozenset()
         if scope.everything or scope.host:
             values = sysctls.read(sysctls.paths_of(self._links_with_sysctls(found_links)), self._sysctls)
-            modules = self._modules.present(MODULE_OF_KIND.values())
+            modules = self._modules.present(MODULES)
+            ports = self._ports.read() if MODULE_OF_PORTS in modules else ports
             sources = routes.sources(self._channel, targets)
             self._take_in_firewall(monitor.ALL)
             guard = self._firewall.read(afresh=scope.everything)
-        return Observed(found_links, dict(self._copy), values, sources, modules, _KEEPS_PROTO, guard)
+        return Observed(found_links, dict(self._copy), values, sources, modules, _KEEPS_PROTO, guard, ports=ports)
 
     async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
         """See `port.Kernel.obstacles`."""
@@ -160,9 +168,13 @@ class Host:
         self._unannounced.clear()
 
     def _links_with_sysctls(self, found: dict[str, Link]) -> list[str]:
-        """Tunnels, and what speaks ARP and has an IPv4 address; never a thousand unnumbered container ports."""
+        """Tunnels, and what speaks ARP and may have an IPv4 address; never a thousand unnumbered container ports."""
         numbered = {key.link for key in self._copy if key.ip.version == 4}
-        return [name for name, link in found.items() if link.outer or (link.answers_arp and name in numbered)]
+        return [
+            name
+            for name, link in found.items()
+            if link.outer or (link.answers_arp and (name in numbered or link.kind not in _PORTS_OF_CONTAINERS))
+        ]
 
     def _rename(self, names: dict[int, str]) -> None:
         """Take over the links' names; a copy of addresses made under other names is worth nothing."""
@@ -319,6 +331,8 @@ class Host:
             if not self._modules.present([action.name]):
                 return Outcome(action, Result.SKIPPED, NotYet("the kernel is asked for it when the link is made"))
             error = None
+        elif isinstance(action, AddPort | DeletePort):
+            error = self._ports.write(action)
         elif isinstance(action, WriteSysctl):
             error = sysctls.write(action.sysctl.path, action.sysctl.value, self._sysctls)
         else:

@@ -30,6 +30,9 @@ _GRE_IFLAGS, _GRE_IKEY, _GRE_LOCAL, _GRE_REMOTE, _GRE_EXTERNAL = 2, 4, 6, 7, 18
 
 _GRE_CHECKSUM, _GRE_KEY, _GRE_SEQUENCE = 0x8000, 0x2000, 0x1000
 
+# Any address, in the outer header of each kind.
+_ANY = {"ipip": "0.0.0.0", "sit": "0.0.0.0", "gre": "0.0.0.0", "ip6tnl": "::", "ip6gre": "::"}
+
 
 def read(channel: Channel) -> dict[int, Link]:
     """All links by index, in one dump."""
@@ -116,26 +119,19 @@ def arguments(link: Link) -> dict[str, Any]:
     """
     outer = link.outer
     assert outer is not None
-    local = str(outer.local or "0.0.0.0")
-    remote = str(outer.remote or "0.0.0.0")
-    if link.kind == "ipip":
-        return {
-            "kind": "ipip",
-            "ipip_local": local,
-            "ipip_remote": remote,
-            "ipip_proto": outer.protocol,
-            "ipip_pmtudisc": 1,
-        }
-    if link.kind == "gre":
+    if link.kind not in _ANY:
+        raise ValueError(f"no tunnel kind {link.kind!r}")
+    values: dict[str, Any] = {
+        "local": str(outer.local or _ANY[link.kind]),
+        "remote": str(outer.remote or _ANY[link.kind]),
+    }
+    if link.kind in ("gre", "ip6gre"):
         flags = _GRE_KEY * (outer.key is not None) | _GRE_CHECKSUM * outer.checksum
-        return {
-            "kind": "gre",
-            "gre_local": local,
-            "gre_remote": remote,
-            "gre_iflags": flags,
-            "gre_oflags": flags,
-            "gre_ikey": outer.key or 0,
-            "gre_okey": outer.key or 0,
-            "gre_pmtudisc": 1,
-        }
-    raise ValueError(f"no tunnel kind {link.kind!r}")
+        if link.kind == "ip6gre":  # which the library packs as this machine's own number
+            flags = socket.htons(flags)
+        values |= {"iflags": flags, "oflags": flags, "ikey": outer.key or 0, "okey": outer.key or 0}
+    else:
+        values["proto"] = outer.protocol
+    if _ANY[link.kind] == "0.0.0.0":
+        values["pmtudisc"] = 1
+    return {"kind": link.kind} | {f"{link.kind}_{name}": value for name, value in values.items()}

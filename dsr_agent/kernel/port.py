@@ -8,19 +8,18 @@ Everything above sees the host through these few verbs; `host.Host` is the real 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address
 from typing import Protocol
 
 from dsr_agent.state.actions import Action
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.model import Changes, Observed, Scope
+from dsr_agent.state.model import Changes, Ip, Observed, Scope
 from dsr_agent.state.report import Outcome
 
 
 class Kernel(Protocol):
     """The host, as far as this program is concerned."""
 
-    async def observe(self, scope: Scope, targets: Iterable[IPv4Address] = ()) -> Observed:
+    async def observe(self, scope: Scope, targets: Iterable[Ip] = ()) -> Observed:
         """
         Read back what the kernel holds.
 

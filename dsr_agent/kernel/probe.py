@@ -20,9 +20,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from dsr_agent.kernel import links, routes, stats
+from dsr_agent.kernel.fou import Ports
 from dsr_agent.kernel.netlink import Channel
 from dsr_agent.kernel.refusals import explain
-from dsr_agent.state.errors import NotPermitted
+from dsr_agent.state.errors import DsrError, NotPermitted
 from dsr_agent.state.marks import PROBE_MARK
 from dsr_agent.state.model import Ip
 from dsr_agent.state.probe import PAYLOAD, Evidence, Seen, Shot, Sight
@@ -51,25 +52,40 @@ class Prober:
     def __init__(self, port: int = 0, root: Path = Path("/")) -> None:
         self._port = port
         self._root = root
+        self._raw: dict[int, socket.socket] = {}
+        self._channel = Channel()
+        self._ports = Ports()
         try:
-            self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
-        except PermissionError as error:
-            raise NotPermitted(
-                f"no packet can be sent for the self-test: the kernel says {error.strerror!r}",
-                "run as root or with CAP_NET_RAW",
-            ) from None
-        try:
-            self._raw.setblocking(False)
-            self._raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, PROBE_MARK)
-            self._channel = Channel()
-        except OSError as error:
-            self._raw.close()
-            raise explain(error.errno or 0, "the self-test's packets cannot be marked") from None
+            self._sender(4)
+        except DsrError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the sockets back."""
-        self._raw.close()
+        for opened in self._raw.values():
+            opened.close()
         self._channel.close()
+        self._ports.close()
+
+    def _sender(self, version: int) -> socket.socket:
+        """What sends packets of *version* as they are; that of IPv6 is opened when a tunnel first needs it."""
+        if version not in self._raw:
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
+            try:
+                opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+            except PermissionError as error:
+                raise NotPermitted(
+                    f"no packet can be sent for the self-test: the kernel says {error.strerror!r}",
+                    "run as root or with CAP_NET_RAW",
+                ) from None
+            self._raw[version] = opened
+            opened.setblocking(False)
+            try:
+                opened.setsockopt(socket.SOL_SOCKET, _SO_MARK, PROBE_MARK)
+            except OSError as error:
+                raise explain(error.errno or 0, "the self-test's packets cannot be marked") from None
+        return self._raw[version]
 
     async def fire(self, shot: Shot, patience: float, *, evidence: bool = False) -> Sight:
         """Send once, and wait at most *patience* seconds; *evidence* also reads what counts more meanwhile."""
@@ -91,7 +107,9 @@ class Prober:
             try:
                 before = self._counts(shot.link) if evidence else None
                 sent = loop.time()
-                self._raw.sendto(shot.wrap(receiver.getsockname()[1], payload), (str(shot.local), 0))
+                self._sender(shot.local.version).sendto(
+                    shot.wrap(receiver.getsockname()[1], payload), (str(shot.local), 0)
+                )
                 async with asyncio.timeout(patience):
                     index = await arrived
                 taken = loop.time() - sent
@@ -102,7 +120,7 @@ class Prober:
             finally:
                 loop.remove_reader(receiver)
         link = _name(index)
-        return Sight(Seen.ARRIVED if link == shot.link else Seen.ELSEWHERE, link, seconds=taken)
+        return Sight(Seen.ARRIVED if shot.bare or link == shot.link else Seen.ELSEWHERE, link, seconds=taken)
 
     def _not_to_be_sent(self, shot: Shot) -> Sight | None:
         """Look at the tunnel's link, its address, and the way back to where the packet says it comes from."""
@@ -110,10 +128,12 @@ class Prober:
             return Sight(Seen.NO_TUNNEL, why=why)
         if not routes.is_local(self._channel, shot.local):
             return Sight(Seen.NO_TUNNEL, why=f"the tunnel's address {shot.local} is not on this host")
+        if shot.port and not any(port.serves(shot.port) for port in self._ports.read()):
+            return Sight(Seen.NO_TUNNEL, why=f"packets are not taken out of {shot.port}")
         if isinstance(shot.client, IPv4Address):
             if routes.is_local(self._channel, shot.client):
                 return Sight(Seen.UNKNOWN, why=f"{shot.client}, which the self-test says it is, is on this host")
-            if not routes.sources(self._channel, [shot.client]):
+            if not (shot.bare or routes.sources(self._channel, [shot.client])):
                 return Sight(Seen.UNKNOWN, why=f"no route to {shot.client}: the self-test needs a default route")
         return None
 

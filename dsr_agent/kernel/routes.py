@@ -1,7 +1,8 @@
 """
 Asking the kernel for a route: which source address would this host use towards a target?
 
-Source: ``net/ipv4/route.c``, `inet_rtm_getroute`; the answer's RTA_PREFSRC is what a packet sent now would carry.
+Sources: ``net/ipv4/route.c``, `inet_rtm_getroute`, and ``net/ipv6/route.c``, `inet6_rtm_getroute`; the
+answer's RTA_PREFSRC is what a packet sent now would carry.
 """
 
 from __future__ import annotations
@@ -9,22 +10,23 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from dsr_agent.kernel.netlink import RTM_GETROUTE, RTM_NEWROUTE, Channel, Message, attribute, attributes
+from dsr_agent.state.model import Ip
 
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
 _RTA_DST, _RTA_PREFSRC = 1, 7
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
 
 
-def is_local(channel: Channel, target: IPv4Address) -> bool:
+def is_local(channel: Channel, target: Ip) -> bool:
     """Whether a packet to *target* would stay on this host."""
     answer = _ask(channel, target)
     return answer is not None and answer.body[7] == _RTN_LOCAL
 
 
-def sources(channel: Channel, targets: Iterable[IPv4Address]) -> dict[IPv4Address, IPv4Address]:
+def sources(channel: Channel, targets: Iterable[Ip]) -> dict[Ip, Ip]:
     """The source address towards each of *targets*; those without a route are left out."""
     found = {}
     for target in targets:
@@ -33,12 +35,13 @@ def sources(channel: Channel, targets: Iterable[IPv4Address]) -> dict[IPv4Addres
             continue
         source = dict(attributes(answer.body, _RTMSG.size)).get(_RTA_PREFSRC)
         if source:
-            found[target] = IPv4Address(source)
+            found[target] = ip_address(source)
     return found
 
 
-def _ask(channel: Channel, target: IPv4Address) -> Message | None:
-    body = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, target.packed)
+def _ask(channel: Channel, target: Ip) -> Message | None:
+    family = socket.AF_INET if target.version == 4 else socket.AF_INET6
+    body = _RTMSG.pack(family, target.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, target.packed)
     try:
         answer = channel.ask(RTM_GETROUTE, body)
     except OSError:

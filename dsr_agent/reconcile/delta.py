@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsr_agent.reconcile.bare import over_segments
 from dsr_agent.reconcile.resolve import stand_in_name
 from dsr_agent.state.marks import FALLBACK_DEVICES
 from dsr_agent.state.model import (
@@ -27,20 +28,25 @@ def scope_of(changes: Changes, desired: Desired, ours: frozenset[str]) -> Scope:
     """
     if changes.lost:
         return EVERYTHING
-    ours |= frozenset(desired.tunnels) | frozenset(stand_in_name(name) for name in desired.tunnels)
+    ours |= frozenset(desired.linked) | frozenset(stand_in_name(name) for name in desired.linked)
     watched = (
         ours
         | FALLBACK_DEVICES
         | {tunnel.local.link for tunnel in desired.tunnels.values() if isinstance(tunnel.local, LocalOf)}
     )
+    arriving = {tunnel.version for tunnel in desired.linked.values()} | {4}
+    if len(desired.linked) < len(desired.tunnels):  # what is not wrapped arrives over both
+        arriving.add(6)
+    silent = over_segments(desired)
     addresses = set()
     host = False
     for key in changes.keys:
         if isinstance(key, AddressKey):
             if key in desired.addresses:
                 addresses.add(key)
+                host |= key in silent  # nobody must be able to ask for it when it comes back
             else:
-                host |= key.ip.version == 4 or key.link in ours
+                host |= key.ip.version in arriving or key.link in ours
         elif isinstance(key, LinkKey):
             if key.name in desired.devices:
                 return EVERYTHING  # its VIPs may have gone with it, or have to come

@@ -16,8 +16,9 @@ from typing import Protocol
 from dsr_agent.kernel.port import Kernel
 from dsr_agent.reconcile import cadence
 from dsr_agent.reconcile.delta import only_routes, scope_of
+from dsr_agent.reconcile.local import targets
 from dsr_agent.reconcile.plan import plan
-from dsr_agent.reconcile.resolve import missing_modules, targets
+from dsr_agent.reconcile.resolve import missing_modules
 from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
 from dsr_agent.state.errors import NotYet, Transient
 from dsr_agent.state.marks import owns_link

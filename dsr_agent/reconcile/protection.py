@@ -6,22 +6,23 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 
 from dsr_agent.guard.inner import Target
+from dsr_agent.guard.marked import Marked, Unwrapped, is_arrivals
 from dsr_agent.guard.outer import Entrance, counted_in, tunnel_counted_in
-from dsr_agent.guard.ruleset import Request, ruleset
+from dsr_agent.guard.ruleset import Request, ruleset, unguarded
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, Wanted, stand_in_name
 from dsr_agent.state.actions import Action, HoldGuard, Problem, RemoveGuard, WriteGuard
-from dsr_agent.state.errors import NotPermitted
+from dsr_agent.state.errors import NotPermitted, Unsupported
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import GUARD, AddressKey, Desired, Ip, Link, Network, Observed
-from dsr_agent.state.table import Table
+from dsr_agent.state.model import GUARD, AddressKey, Desired, Ip, Link, Network, Observed, Tunnel, TunnelKey
+from dsr_agent.state.table import FilterSet, Table
 from dsr_agent.state.why import Why
-from dsr_agent.tunnels import CARRIERS, carrier
+from dsr_agent.tunnels import PROTOCOLS_OF_KIND, carrier
 
-_PROTOCOL_OF_KIND = {means.kind: means.protocol for means in CARRIERS.values()}
+_UDP = 17
 _OWN = frozenset({"own4", "own6"})
 _TCP_AND_IP = {4: 40, 6: 60}
 _ETHERNET = 1500
@@ -32,15 +33,18 @@ def steps(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Acti
     What is to be done about the guard.
 
     Without a file's tunnels there is nothing to guard. Whoever may not see the guard cannot say that it is amiss.
+    Marked packets (``dscp``) need rules of the table, guard or no guard.
     """
     there = observed.guard.table
     if isinstance(observed.guard.unavailable, NotPermitted) and not observed.guard.can_hold:
         return
-    if desired.guard is None or not (wanted.carried or wanted.waiting):
+    unwrapped = _unwrapped(desired, wanted)
+    linked = bool(wanted.carried or wanted.waiting)
+    if not unwrapped.marked and (desired.guard is None or not (linked or unwrapped)):
         if there is not None:
             yield RemoveGuard(removal(), Why.UNWANTED, tuple(link.key for link in _doomed(wanted, observed)))
         return
-    if observed.guard.unavailable and not desired.guard.required:
+    if observed.guard.unavailable and not (desired.guard and desired.guard.required and linked):
         return
     table = wanted_table(desired, wanted, observed)
     if table != there:
@@ -55,6 +59,14 @@ def warnings(desired: Desired, observed: Observed) -> Iterator[Problem]:
         yield Problem(GUARD, observed.guard.unavailable)
 
 
+def problems(wanted: Wanted, observed: Observed) -> Iterator[Problem]:
+    """The tunnels that the table is a part of, where there can be none."""
+    if observed.guard.unavailable and not isinstance(observed.guard.unavailable, NotPermitted):
+        for name in wanted.bare.marked_at:
+            text = "packets are known by their code point (DSCP) only with nftables, and it cannot be had"
+            yield Problem(TunnelKey(name), Unsupported(f"{text} ({observed.guard.unavailable.problem})"))
+
+
 def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     """
     The table for the tunnels of *desired*.
@@ -62,10 +74,12 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     A link of ours that is about to be replaced keeps its entrance until it is gone: what a balancer sends in the form
     declared until now is not lost while the new one is made beside it.
     """
-    assert desired.guard is not None
+    if desired.guard is None:
+        return unguarded(_unwrapped(desired, wanted))
     entrances = (*_entrances(wanted, observed), *_going(wanted, observed))
     links = tuple(_links(wanted))
-    return _table(_ById(desired), entrances, links, wanted.own, tuple(told_mss(desired, wanted, observed)))
+    mss = tuple(told_mss(desired, wanted, observed))
+    return _table(_ById(desired), entrances, links, wanted.own, mss=mss, bare=_places(wanted))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,32 +101,66 @@ def _table(
     entrances: tuple[Entrance, ...],
     links: tuple[tuple[str, tuple[str, ...]], ...],
     own: frozenset[AddressKey],
+    *,
     mss: tuple[tuple[int, int], ...],
+    bare: Unwrapped,
 ) -> Table:
     """The table; kept, because it is asked for in every pass and seldom another one (100 ms for 10,000 VIPs)."""
     desired = of.desired
     services = desired.guard is not None and desired.guard.services
     vips = tuple(_targets(desired, dict(links), services=services))
     names = frozenset(name for _, several in links for name in several)
-    return ruleset(Request(entrances, vips, frozenset(_own(own)), dict(mss), names))
+    unwrapped = _of_vips(desired, bare)
+    nobodys = frozenset((*_own(own), *desired.key_of_ip))
+    return ruleset(Request(entrances, vips, nobodys, dict(mss), names, unwrapped))
 
 
 def _links(wanted: Wanted) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each tunnel's name, and the names that its link has or will have."""
     for item in wanted.carried:
         yield item.tunnel.name, (item.link.name, stand_in_name(item.link.name))
-    for name, tunnel in wanted.waiting.items():
+    for name, tunnel in wanted.waiting:
         yield tunnel.name, (name,)
 
 
 def _targets(desired: Desired, links: Mapping[str, tuple[str, ...]], *, services: bool) -> Iterator[Target]:
     """The VIPs; one that is not for all tunnels comes with the links that it is for."""
-    every = set(desired.tunnels)
-    for vip in desired.vips.values():
-        bound = len(vip.tunnels) != len(every) or set(vip.tunnels) != every
+    every = frozenset(desired.linked)
+    for vip in desired.vips.values() if every else ():
+        bound = not every.issubset(vip.tunnels)
         names = tuple(name for tunnel in vip.tunnels for name in links.get(tunnel, ())) if bound else ()
         if not bound or names:
             yield Target(vip.ip, vip.services if services else (), names)
+
+
+def _unwrapped(desired: Desired, wanted: Wanted) -> Unwrapped:
+    return _of_vips(desired, _places(wanted))
+
+
+def _places(wanted: Wanted) -> Unwrapped:
+    """What of it depends on the host's addresses."""
+    ports = ((item.link.outer.local, item.tunnel.port) for item in wanted.carried if item.link.outer)
+    return Unwrapped(
+        arrivals=tuple(wanted.bare.marked_at.items()), ports=tuple((ip, port) for ip, port in ports if ip and port)
+    )
+
+
+def _of_vips(desired: Desired, bare: Unwrapped) -> Unwrapped:
+    """What comes without an outer header. There are 63 code points at most, but any number of plain VIPs."""
+    services = desired.guard is not None and desired.guard.services
+    at = {name for name, _ in bare.arrivals}
+    plain = {name for name, tunnel in desired.tunnels.items() if tunnel.encapsulation == "l2"}
+    if not at and not plain:
+        return Unwrapped()
+    marked = tuple(
+        Marked(name, vip.dscp, vip.ip, vip.services if services else ())
+        for vip in desired.vips.values()
+        if vip.dscp is not None
+        for name in vip.tunnels
+        if name in at
+    )
+    as_they_are = tuple(vip.ip for vip in desired.vips.values() if not plain.isdisjoint(vip.tunnels))
+    return Unwrapped(marked, bare.arrivals, as_they_are, bare.ports)
 
 
 def _own(keys: Iterable[AddressKey]) -> Iterator[Ip]:
@@ -122,20 +170,32 @@ def _own(keys: Iterable[AddressKey]) -> Iterator[Ip]:
         yield key.ip
         if isinstance(key.ip, IPv4Address) and key.prefixlen < 31:
             yield IPv4Network((key.ip, key.prefixlen), strict=False).broadcast_address
+        if isinstance(key.ip, IPv4Address):  # a sit link gives itself one made of its local address (RFC 4291, 2.5.5.1)
+            yield IPv6Address(int(key.ip))
 
 
 def _entrances(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
     for item in wanted.carried:
-        yield from _entrance(item.link, item.tunnel.name, item.tunnel.load_balancers)
-    for name, tunnel in wanted.waiting.items():
-        yield from _entrance(observed.links[name], tunnel.name, tunnel.load_balancers)
+        yield from _of_tunnel(item.tunnel, item.link)
+    for name, tunnel in wanted.waiting:
+        yield from _of_tunnel(tunnel, observed.links[name])
 
 
-def _entrance(link: Link, name: str, senders: tuple[Network, ...]) -> Iterator[Entrance]:
+def _of_tunnel(tunnel: Tunnel, link: Link) -> Iterator[Entrance]:
+    """The ways in of a tunnel of the file."""
+    if tunnel.port is None:
+        yield from _of_link(link, tunnel.name, tunnel.load_balancers)
+    elif link.outer and link.outer.local:
+        senders, direct = tunnel.load_balancers, tunnel.encapsulation == "fou"
+        yield Entrance(tunnel.name, link.outer.local, _UDP, senders, port=tunnel.port, direct=direct)
+
+
+def _of_link(link: Link, name: str, senders: tuple[Network, ...]) -> Iterator[Entrance]:
     """What *link* takes, if it is of a kind that we make and looks for one address."""
-    outer, protocol = link.outer, _PROTOCOL_OF_KIND.get(link.kind)
-    if outer and protocol and isinstance(outer.local, IPv4Address):
-        yield Entrance(name, outer.local, protocol, senders, outer.key, outer.checksum)
+    outer = link.outer
+    if outer and outer.local:
+        for protocol in PROTOCOLS_OF_KIND.get(link.kind, ()):
+            yield Entrance(name, outer.local, protocol, senders, outer.key, outer.checksum)
 
 
 def _going(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
@@ -152,22 +212,23 @@ def _going(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
         for tunnel in (link.name,) if link.name in tunnels else sorted(tunnels):
             senders = tuple(sorted(_senders(tunnel, there), key=str))
             if senders or (tunnel == link.name and counted_in(tunnel) in there.counters):
-                yield from _entrance(link, tunnel, senders)
+                yield from _of_link(link, tunnel, senders)
 
 
 def _doomed(wanted: Wanted, observed: Observed) -> Iterator[Link]:
     """Links of ours that are there now and will be gone, or be something else."""
-    staying = {item.link.name: item.link.outer for item in wanted.carried}
+    staying = {item.link.name: (item.link.kind, item.link.outer) for item in wanted.carried}
     for link in observed.links.values():
-        if owns_link(link) and link.name not in wanted.waiting and staying.get(link.name) != link.outer:
+        if owns_link(link) and link.name not in wanted.left_alone and staying.get(link.name) != (link.kind, link.outer):
             yield link
 
 
 def _senders(tunnel: str, there: Table) -> Iterator[Network]:
-    for prefixlen in range(33):
-        found = there.sets.get(counted_in(tunnel, prefixlen))
-        for element in found.elements if found else ():
-            yield IPv4Network((json.loads(element), prefixlen))
+    for version, longest in ((4, 32), (6, 128)):
+        for prefixlen in range(longest + 1):
+            found = there.sets.get(counted_in(tunnel, prefixlen, version))
+            for element in found.elements if found else ():
+                yield ip_network((json.loads(element), prefixlen))
 
 
 def told_mss(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[tuple[int, int]]:
@@ -179,9 +240,9 @@ def told_mss(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[t
     """
     assert desired.guard is not None
     said = desired.guard.mss
-    if said == 0:
+    if said == 0 or not (wanted.carried or wanted.waiting):  # nothing is wrapped
         return
-    tunnels = [item.tunnel for item in wanted.carried] + list(wanted.waiting.values())
+    tunnels = [item.tunnel for item in wanted.carried] + [tunnel for _, tunnel in wanted.waiting]
     overhead = max(carrier(tunnel).overhead(tunnel) for tunnel in tunnels)
     locals_ = {entrance.local for entrance in _entrances(wanted, observed)}
     arrivals = [key.link for key in wanted.own if key.ip in locals_]
@@ -198,13 +259,18 @@ def _why(table: Table, there: Table | None) -> Why:
     if there is None:
         return Why.MISSING
     # Addresses come and go, with DHCP and with containers: that is nobody's attack on the guard.
-    others = {name: found for name, found in there.sets.items() if name not in _OWN}
-    same = others == {name: found for name, found in table.sets.items() if name not in _OWN}
+    same = _others(there) == _others(table)
     rest = replace(there, sets={}) == replace(table, sets={})
     return Why.FOLLOWS if same and rest and there.sets.keys() == table.sets.keys() else Why.CHANGED
 
 
+def _others(table: Table) -> dict[str, FilterSet]:
+    return {name: found for name, found in table.sets.items() if name not in _OWN and not is_arrivals(name)}
+
+
 def _words(table: Table, there: Table | None) -> str:
+    if there is None and "entrance" not in table.chains:
+        return "write the rules that give marked packets (DSCP) their VIPs"
     if there is None:
         return "write the guard: only declared load balancers get in, and only to VIPs"
     added = sum(len(found.elements - _elements(there, name)) for name, found in table.sets.items())

@@ -8,12 +8,14 @@ link get their paths, and the links that share a segment with a VIP are found. P
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 
+from dsr_agent.reconcile.bare import EVERY_SEGMENT, Bare, resolve_bare
+from dsr_agent.reconcile.local import local_address
 from dsr_agent.state.actions import Problem
-from dsr_agent.state.errors import DsrError, NotYet, Undecided
+from dsr_agent.state.errors import DsrError, Undecided
 from dsr_agent.state.marks import (
     ADDRESS_PROTO,
     ADOPTED_ALIAS,
@@ -25,27 +27,25 @@ from dsr_agent.state.marks import (
     owns_link,
 )
 from dsr_agent.state.model import (
-    MODULE_OF_KIND,
     Address,
     AddressKey,
     Desired,
+    Ip,
     Link,
-    LocalAddress,
-    LocalOf,
     Observed,
+    Outer,
     Sysctl,
     SysctlKey,
     Tunnel,
     TunnelKey,
 )
+from dsr_agent.state.outer import MODULE_OF_KIND, MODULE_OF_PORTS
+from dsr_agent.state.ports import PortKey
 from dsr_agent.tunnels import carrier
 
 # Loose reverse-path filtering drops everything on a link without an IPv4 address (facts B2), so each tunnel carries
 # one: the dummy address of RFC 7600, of host scope, that nobody ever talks to or from.
 TUNNEL_ADDRESS = IPv4Address("192.0.0.8")
-
-# Asking for the route to this address is asking for the default route: class E is never anybody's own network.
-DEFAULT_ROUTE_TARGET = IPv4Address("240.0.0.1")
 
 SCOPE_HOST = 254
 
@@ -55,7 +55,11 @@ _STAND_IN, _OTHER_STAND_IN = ".new", ".alt"
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A tunnel of the file, and the link that carries it: as it should be, under the name that it has or will have."""
+    """
+    A tunnel of the file, and the link that carries it: as it should be, under the name that it has or will have.
+
+    *shared*: an earlier tunnel of the file has the same link, because out of UDP all IP in IP is alike.
+    """
 
     tunnel: Tunnel
     link: Link
@@ -63,6 +67,14 @@ class Carried:
     """Whether this host has IPv6 at all."""
     inner_ipv6: bool = False
     """Whether some IPv6 VIP expects its requests from here."""
+    shared: bool = False
+
+    @property
+    def port(self) -> PortKey | None:
+        """The UDP port at which its packets arrive, if it has one."""
+        if self.tunnel.port is None or self.link.outer is None:
+            return None
+        return PortKey(self.tunnel.port, self.tunnel.version, self.link.outer.local)
 
     def sysctls(self, name: str) -> tuple[Sysctl, ...]:
         """What is wanted of the link that carries this tunnel while it is called *name*."""
@@ -74,145 +86,115 @@ class Wanted:
     """
     What the tunnels of the file come to on this host.
 
-    *waiting* are tunnels whose link is left as it is while something is awaited, by the name of that link. *own* are
+    *waiting* are tunnels whose link is left as it is while something is awaited, with the name of that link. *own* are
     this host's addresses, those of its tunnels and VIPs left away.
 
     The VIPs' own addresses are not in *addresses*: they need no resolving (`Desired.addresses`).
     """
 
     carried: tuple[Carried, ...] = ()
-    waiting: Mapping[str, Tunnel] = field(default_factory=dict)
+    waiting: tuple[tuple[str, Tunnel], ...] = ()
     addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
     sysctls: tuple[tuple[str, Sysctl], ...] = ()
     problems: tuple[Problem, ...] = ()
     own: frozenset[AddressKey] = frozenset()
+    bare: Bare = field(default_factory=Bare)
 
+    @property
+    def links(self) -> tuple[Carried, ...]:
+        """Every link once, with the first of the tunnels that it carries."""
+        return tuple(item for item in self.carried if not item.shared)
 
-def targets(desired: Desired) -> tuple[IPv4Address, ...]:
-    """The addresses whose route decides about a ``local = "auto"``."""
-    asked: dict[IPv4Address, None] = {}
-    for tunnel in desired.tunnels.values():
-        if not isinstance(tunnel.local, LocalAddress | LocalOf):
-            asked.update(dict.fromkeys(tunnel.local.targets or (DEFAULT_ROUTE_TARGET,)))
-    return tuple(asked)
+    @property
+    def left_alone(self) -> frozenset[str]:
+        """The links that are left as they are."""
+        return frozenset(name for name, _ in self.waiting)
 
 
 def missing_modules(desired: Desired, observed: Observed) -> frozenset[str]:
-    """The modules that the links of *desired*'s tunnels need, and that the kernel has not got yet."""
+    """The modules that *desired*'s tunnels need, and that the kernel has not got yet."""
     there = {link.kind for link in observed.links.values()}
-    kinds = {carrier(tunnel).kind for tunnel in desired.tunnels.values()} - there
-    return frozenset(MODULE_OF_KIND[kind] for kind in kinds & MODULE_OF_KIND.keys()) - observed.modules
+    kinds = {kind for tunnel in desired.linked.values() for kind in _likely_kinds(tunnel, desired, observed)} - there
+    ports = {MODULE_OF_PORTS for tunnel in desired.linked.values() if tunnel.port is not None}
+    return frozenset({*(MODULE_OF_KIND[kind] for kind in kinds), *ports}) - observed.modules
 
 
 def resolve(desired: Desired, observed: Observed) -> Wanted:
     """Say what *desired*'s tunnels come to in front of *observed*."""
     carried: list[Carried] = []
-    waiting: dict[str, Tunnel] = {}
+    waiting: list[tuple[str, Tunnel]] = []
     problems: list[Problem] = []
-    taken = {*desired.tunnels, *map(stand_in_name, desired.tunnels)}  # names that mean something else
+    taken = {*desired.linked, *map(stand_in_name, desired.linked)}  # names that mean something else
     theirs = {key: address for key, address in observed.addresses.items() if not owns_address(address)}
-    for tunnel in desired.tunnels.values():
-        current = _current(tunnel, observed, taken - {tunnel.name})
-        local, trouble = _local(tunnel, desired, observed, theirs, current)
+    for tunnel in desired.linked.values():
+        current = _current(tunnel, observed, taken - {tunnel.name}) or _companion(tunnel, desired, observed)
+        local, trouble = local_address(tunnel, desired, observed, theirs, current)
         if trouble:
             problems.append(Problem(TunnelKey(tunnel.name), trouble))
         if local is None:
-            if current:
-                waiting[current.name] = tunnel
+            waiting += [(current.name, tunnel)] if current else []
             continue
-        link = _carry(tunnel, local, observed, taken - {tunnel.name})
-        if rival := _rival(link, tunnel, carried):
-            problems.append(Problem(TunnelKey(tunnel.name), rival))
-            if current:
-                waiting[current.name] = tunnel
+        link = _carry(tunnel, local, desired, observed, taken - {tunnel.name})
+        others = _takers(link, tunnel, carried)
+        if rival := next((item for item in others if item.tunnel.port == tunnel.port), None):
+            problems.append(Problem(TunnelKey(tunnel.name), _rivalry(rival, tunnel, link)))
+            waiting += [(current.name, tunnel)] if current else []
             continue
         taken.add(link.name)
-        ipv6 = SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls
-        carried.append(Carried(tunnel, link, ipv6, tunnel.name in desired.ipv6_tunnels))
+        carried.append(Carried(tunnel, others[0].link if others else link, shared=bool(others)))
+    carried = list(_with_ipv6(carried, desired, observed))
     addresses = {address.key: address for item in carried for address in [tunnel_address(item.link.name)]}
-    sysctls = [(item.link.name, sysctl) for item in carried for sysctl in item.sysctls(item.link.name)]
+    sysctls = [(c.link.name, sysctl) for c in carried if not c.shared for sysctl in c.sysctls(c.link.name)]
+    bare = resolve_bare(desired, observed, theirs)
     if desired.silence_arp:
-        locals_ = {item.link.outer.local for item in carried if item.link.outer}
-        for name in _arp_links(desired, observed, theirs, locals_):
+        locals_: set[object] = {item.link.outer.local for item in carried if item.link.outer}
+        locals_ |= {ip for ips in bare.marked_at.values() for ip in ips}
+        asked = [] if EVERY_SEGMENT in bare.silent_on else _arp_links(desired, observed, theirs, locals_)
+        for name in dict.fromkeys((*bare.silent_on, *asked)):
             sysctls += [(name, sysctl) for sysctl in arp_sysctls(name)]
-    return Wanted(tuple(carried), waiting, addresses, tuple(sysctls), tuple(problems), frozenset(theirs))
+    return Wanted(
+        tuple(carried),
+        tuple(waiting),
+        addresses,
+        tuple(sysctls),
+        (*problems, *bare.problems),
+        frozenset(theirs),
+        bare,
+    )
 
 
-def _rival(link: Link, tunnel: Tunnel, carried: Iterable[Carried]) -> DsrError | None:
-    """Two tunnels of the file that come to the same packets: the kernel has one link for them."""
+def _with_ipv6(carried: Collection[Carried], desired: Desired, observed: Observed) -> Iterator[Carried]:
+    """The same, with what is to be said about IPv6: on a shared link some tunnel's VIPs are enough."""
+    inner = {item.link.name for item in carried if item.tunnel.name in desired.ipv6_tunnels}
     for item in carried:
-        one, other = item.link.outer, link.outer
-        if item.link.kind == link.kind and one and other and carrier(tunnel).clashes(one, other):
-            return Undecided(
-                f"it would take the same packets as tunnel {item.tunnel.name} ({link.kind} {other})",
-                "write one [[tunnel]] with the load balancers of both, or give one of them another local",
-            )
-    return None
+        yield replace(item, ipv6=_has_ipv6(observed), inner_ipv6=item.link.name in inner)
 
 
-# --- the local address --------------------------------------------------------------------------------------------
+def _has_ipv6(observed: Observed) -> bool:
+    return SysctlKey("net/ipv6/conf/all/forwarding") in observed.sysctls
 
 
-def _local(
-    tunnel: Tunnel,
-    desired: Desired,
-    observed: Observed,
-    theirs: Mapping[AddressKey, Address],
-    current: Link | None,
-) -> tuple[IPv4Address | None, DsrError | None]:
-    """
-    The address at which *tunnel*'s outer packets arrive, and what is wrong with it.
-
-    *theirs* are the host's addresses that are not ours. While no address can be told, the *current* link keeps the
-    one it has: the address may come back, and then the traffic resumes by itself (facts A9).
-    """
-    has = current.outer.local if current and owns_link(current) and current.outer else None
-    kept = has if isinstance(has, IPv4Address) else None
-    local = tunnel.local
-    if isinstance(local, LocalAddress):
-        if any(key.ip == local.ip for key in theirs):
-            return local.ip, None
-        return local.ip, NotYet(
-            f"its local address {local.ip} is not on this host", "no packet can arrive there until it is"
-        )
-    if isinstance(local, LocalOf):
-        choices = [
-            key.ip
-            for key, address in theirs.items()
-            if key.link == local.link and isinstance(key.ip, IPv4Address)
-            if key.ip not in desired.key_of_ip and address.scope == 0
-        ]
-        if kept in choices:
-            return kept, None
-        if choices:
-            return choices[0], None
-        there = "has no IPv4 address" if local.link in observed.links else "is not there"
-        return kept, NotYet(f"its local interface {local.link} {there} (yet)")
-    sources = {
-        target: observed.sources[target]
-        for target in local.targets or (DEFAULT_ROUTE_TARGET,)
-        if target in observed.sources and observed.sources[target] not in desired.key_of_ip
-    }
-    return _towards(sources, kept, bool(local.targets))
+def _takers(link: Link, tunnel: Tunnel, carried: Iterable[Carried]) -> list[Carried]:
+    """The tunnels of the file so far whose link takes the packets that *link* would."""
+    means, outer = carrier(tunnel), link.outer
+    assert outer is not None
+    return [
+        item
+        for item in carried
+        if item.link.kind in means.kinds and item.link.outer and means.clashes(item.link.outer, outer)
+    ]
 
 
-def _towards(
-    sources: Mapping[IPv4Address, IPv4Address], kept: IPv4Address | None, named: bool
-) -> tuple[IPv4Address | None, DsrError | None]:
-    choices = set(sources.values())
-    if kept in choices:
-        return kept, None
-    if len(choices) == 1:
-        return choices.pop(), None
-    if choices:
-        ways = ", ".join(f"{source} towards {target}" for target, source in sources.items())
-        first = next(iter(sources.values()))
-        return kept, Undecided(
-            f"its load balancers are reached from different addresses ({ways})",
-            f'say at which one they send: local = "{first}", or write one [[tunnel]] for each',
-        )
-    whom = "its load balancers" if named else "the default gateway"
-    return kept, NotYet(f"there is no route to {whom} (yet), so its local address is not known")
+def _rivalry(rival: Carried, tunnel: Tunnel, link: Link) -> DsrError:
+    """Two tunnels of the file come to the same packets: the kernel has one link for them, or one port."""
+    where = (
+        f"UDP port {tunnel.port} of {link.outer.local}" if tunnel.port and link.outer else f"{link.kind} {link.outer}"
+    )
+    return Undecided(
+        f"it would take the same packets as tunnel {rival.tunnel.name} ({where})",
+        "write one [[tunnel]] with the load balancers of both, or give one of them another "
+        + ("port" if tunnel.port else "local"),
+    )
 
 
 # --- the link -----------------------------------------------------------------------------------------------------
@@ -224,27 +206,88 @@ def _current(tunnel: Tunnel, observed: Observed, taken: Collection[str]) -> Link
         return named
     means = carrier(tunnel)
     for link in observed.links.values():
-        if link.name not in taken and link.kind == means.kind and link.outer:
+        if link.name not in taken and link.kind in means.kinds and link.outer:
             if owns_link(link) and link.alias == ADOPTED_ALIAS and link.outer.key == tunnel.key:
                 return link
     return None
 
 
-def _carry(tunnel: Tunnel, local: IPv4Address, observed: Observed, taken: Collection[str]) -> Link:
+def _companion(tunnel: Tunnel, desired: Desired, observed: Observed) -> Link | None:
+    """The link that carries *tunnel* for another one of the file, because one of them comes in UDP."""
+    for other in desired.linked.values():
+        link = observed.links.get(other.name)
+        if link and owns_link(link) and other.port != tunnel.port and other.version == tunnel.version:
+            if link.kind in carrier(tunnel).kinds:
+                return link
+    return None
+
+
+def _kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple[str, ...]:
+    """
+    The kinds of link that can carry *tunnel* here, the one first that is made if none of them is there.
+
+    All IP in IP over IPv4 goes together, because tunnels may share a link: as soon as an IPv6 VIP is behind any of it,
+    only that kind will do which takes both (``sit``). One that takes IPv4 alone stays otherwise, and is made only where
+    the other cannot be had.
+    """
+    kinds = carrier(tunnel).kinds
+    if len(kinds) == 1:
+        return kinds
+    both, ipv4_only = kinds
+    if not _has_ipv6(observed):
+        return (ipv4_only,)
+    alike = [other.name for other in desired.linked.values() if carrier(other).kinds == kinds]
+    if not desired.ipv6_tunnels.isdisjoint(alike):
+        return (both,)
+    return (ipv4_only,) if MODULE_OF_KIND[both] in observed.obstacles else kinds
+
+
+def _likely_kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple[str, ...]:
+    """The kinds of link that may have to be made for *tunnel*, as far as can be said without knowing where it ends."""
+    kinds = _kinds(tunnel, desired, observed)
+    current = _current(tunnel, observed, ())
+    if current and current.kind in kinds:
+        return (current.kind,)
+    return kinds[:1] if MODULE_OF_KIND[kinds[0]] in observed.modules else kinds
+
+
+def _carry(tunnel: Tunnel, local: Ip, desired: Desired, observed: Observed, taken: Collection[str]) -> Link:
     """The link for *tunnel*: under its own name, or the name of a link of the right shape that is adopted."""
-    means = carrier(tunnel)
-    outer = means.outer(tunnel, local)
-    own = Link(tunnel.name, means.kind, True, LINK_GROUP, ALIAS, outer)
+    means, kinds = carrier(tunnel), _kinds(tunnel, desired, observed)
     current = _current(tunnel, observed, taken)
     if current is None:
         for link in observed.links.values():
-            if link.name not in taken and link.kind == means.kind and link.outer and not owns_link(link):
-                if means.same(link.outer, outer):
+            if link.name not in taken and link.kind in means.kinds and link.outer and not owns_link(link):
+                if means.same(link.outer, means.outer(tunnel, local, link.kind)):
                     current = link
                     break
+    kind = _misnamed(tunnel, local, kinds, observed) or kinds[0]
+    if current and current.kind in (means.kinds if not owns_link(current) else kinds):
+        kind = current.kind  # somebody else's is adopted as it is, before it is replaced
+    elif current is None and len(kinds) > 1 and _taken_by_others(means.outer(tunnel, local, kind), kind, observed):
+        kind = kinds[-1]
+    own = Link(tunnel.name, kind, True, LINK_GROUP, ALIAS, means.outer(tunnel, local, kind))
     if current is None or current.name == tunnel.name:
         return own
     return replace(own, name=current.name, alias=ADOPTED_ALIAS)
+
+
+def _misnamed(tunnel: Tunnel, local: Ip, kinds: Collection[str], observed: Observed) -> str:
+    """The kind of a link of ours that does the work already, under whatever name; empty if there is none."""
+    means = carrier(tunnel)
+    ours = [link for link in observed.links.values() if link.kind in kinds and link.outer and owns_link(link)]
+    return next((o.kind for o in ours if o.outer and means.same(o.outer, means.outer(tunnel, local, o.kind))), "")
+
+
+def _taken_by_others(outer: Outer, kind: str, observed: Observed) -> bool:
+    """Whether somebody else's link of *kind* has the place of one with *outer*."""
+    return any(
+        link.kind == kind
+        and link.outer
+        and not owns_link(link)
+        and (link.outer.local, link.outer.remote) == (outer.local, None)
+        for link in observed.links.values()
+    )
 
 
 def stand_in_name(name: str) -> str:
@@ -292,7 +335,7 @@ def arp_sysctls(name: str) -> tuple[Sysctl, ...]:
 
 
 def _arp_links(
-    desired: Desired, observed: Observed, theirs: Mapping[AddressKey, Address], arrivals: Iterable[object]
+    desired: Desired, observed: Observed, theirs: Mapping[AddressKey, Address], arrivals: Collection[object]
 ) -> list[str]:
     """
     The links on whose segment somebody may ask for a VIP.
@@ -301,12 +344,13 @@ def _arp_links(
     """
     if not desired.ipv4_neighbours:
         return []
+    ends = {key.link for key in theirs if key.ip in arrivals}
     found: dict[str, None] = {}
     for key in theirs:
         link = observed.links.get(key.link)
         if not isinstance(key.ip, IPv4Address) or link is None or not link.answers_arp:
             continue
-        if key.ip in arrivals or _has_neighbour(key.ip, key.prefixlen, desired.ipv4_neighbours):
+        if key.link in ends or _has_neighbour(key.ip, key.prefixlen, desired.ipv4_neighbours):
             found[key.link] = None
     return list(found)
 

@@ -27,7 +27,7 @@ async def watch(board: Board, changed: asyncio.Event) -> None:
         overview, now = board.overview, board.wall()
         drained = [key.ip for key in overview.desired.vips if board.drains.of(key.ip, now)]
         took = 0.0
-        if drained and overview.observed.guard.table is not None:
+        if drained and overview.desired.guard and overview.observed.guard.table is not None:
             began = time.monotonic()
             found = await asyncio.to_thread(counts.read)
             took = time.monotonic() - began

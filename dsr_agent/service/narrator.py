@@ -32,6 +32,7 @@ from dsr_agent.state.actions import (
     WriteSysctl,
 )
 from dsr_agent.state.model import GUARD, Desired, Key
+from dsr_agent.state.port_actions import AddPort, DeletePort
 from dsr_agent.state.report import Cause, Report, Result
 from dsr_agent.state.why import Why
 
@@ -172,6 +173,8 @@ _VERBS: dict[type, str] = {
     BringUp: "brought up",
     DeleteLink: "removed",
     TakeDown: "taken down",
+    AddPort: "opened again",
+    DeletePort: "closed",
     WriteGuard: "put back",
     HoldGuard: "held by this process again",
     RemoveGuard: "removed",

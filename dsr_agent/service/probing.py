@@ -18,13 +18,13 @@ from dsr_agent.reconcile.resolve import resolve
 from dsr_agent.service.board import Board
 from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.service.overview import Overview
-from dsr_agent.service.selftest import taken, ways
+from dsr_agent.service.selftest import every_way, taken
 from dsr_agent.state.count import Count
 from dsr_agent.state.errors import DsrError
 from dsr_agent.state.model import Ip
 from dsr_agent.state.probe import Seen, Shot, Sight
 from dsr_agent.truth.findings import said
-from dsr_agent.truth.probe import Pair, Way, clients, inner_size, pairs, shot
+from dsr_agent.truth.probe import Pair, Ways, clients, inner_size, pairs, shot
 from dsr_agent.truth.reach import Reach, Reached
 from dsr_agent.truth.rotation import Rotation
 
@@ -51,7 +51,7 @@ class _Scene:
     """What can be tried on this host as it was last looked at."""
 
     overview: Overview
-    ways: Mapping[str, Way] = field(default_factory=dict)
+    ways: Ways = field(default_factory=dict)
     clients: Mapping[int, Ip] = field(default_factory=dict)
 
 
@@ -139,7 +139,7 @@ class SelfTest:
         if overview.desired is before.desired and overview.observed.links == before.observed.links:
             return
         desired, observed = overview.desired, overview.observed
-        there = ways(resolve(desired, observed))
+        there = every_way(resolve(desired, observed), desired)
         if there != self._scene.ways or desired is not before.desired:
             rotation.keep(pairs(desired, there), self._clock.now())
             probes = self._board.probes

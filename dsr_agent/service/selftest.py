@@ -11,7 +11,7 @@ from dsr_agent.kernel.probe import Prober
 from dsr_agent.reconcile.resolve import Wanted, resolve
 from dsr_agent.state.model import Desired, Ip, Observed
 from dsr_agent.state.probe import Seen, Sight
-from dsr_agent.truth.probe import Pair, Way, clients, pairs, shot, tunnels_of
+from dsr_agent.truth.probe import MarkedWay, Pair, Way, Ways, carries, clients, pairs, shot
 from dsr_agent.truth.trial import Fire, trial
 
 # Tunnels and VIPs that are tried once more.
@@ -20,10 +20,15 @@ _AGAIN = 6
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One run: what became of each packet, and which VIPs could not be tried by which tunnel, and why."""
+    """
+    One run: what became of each packet, and which VIPs could not be tried by which tunnel, and why.
+
+    *plain* are those that there is nothing to try of: what comes as it is (``l2``) is a packet like any other.
+    """
 
     sights: Mapping[Pair, Sight]
     untried: tuple[tuple[Ip, str, str], ...]
+    plain: tuple[Pair, ...] = ()
 
     @property
     def count(self) -> int:
@@ -38,7 +43,17 @@ class Trial:
 
 def ways(wanted: Wanted) -> dict[str, Way]:
     """The tunnels that have a link, or will have one."""
-    return {item.tunnel.name: Way(item.tunnel, item.link) for item in wanted.carried}
+    return {item.tunnel.name: Way(item.tunnel, item.link, item.port) for item in wanted.carried}
+
+
+def every_way(wanted: Wanted, desired: Desired) -> Ways:
+    """These, and the tunnels whose packets are known by their code point."""
+    found: dict[str, Way | MarkedWay] = {**ways(wanted)}
+    codes = {vip.ip: vip.dscp for vip in desired.vips.values() if vip.dscp is not None}
+    for name, ips in wanted.bare.marked_at.items():
+        arrivals: dict[int, Ip] = {ip.version: ip for ip in sorted(ips, key=str, reverse=True)}
+        found[name] = MarkedWay(desired.tunnels[name], arrivals, codes)
+    return found
 
 
 def taken(desired: Desired, observed: Observed) -> set[Ip]:
@@ -50,7 +65,8 @@ async def once(loaded: Loaded, observed: Observed, named: Collection[Ip]) -> Tri
     """Try every VIP of the file, or those *named*, by each of its tunnels. Raises `NotPermitted`."""
     with _aiming(loaded, observed) as (there, fire):
         sights = await trial(pairs(loaded.desired, there, named), fire, loaded.settings.probe.fall)
-    return Trial(sights, tuple(_untried(loaded.desired, there, named)))
+    untried = tuple(_untried(loaded.desired, there, named))
+    return Trial(sights, untried, tuple(_plain(loaded.desired, named)))
 
 
 async def with_care(loaded: Loaded, observed: Observed, named: Collection[Ip]) -> Mapping[Pair, Sight]:
@@ -68,10 +84,10 @@ async def with_care(loaded: Loaded, observed: Observed, named: Collection[Ip]) -
 
 
 @contextmanager
-def _aiming(loaded: Loaded, observed: Observed) -> Iterator[tuple[Mapping[str, Way], Fire]]:
+def _aiming(loaded: Loaded, observed: Observed) -> Iterator[tuple[Ways, Fire]]:
     """The tunnels that there are, and what sends one packet."""
     desired, probe = loaded.desired, loaded.settings.probe
-    there = ways(resolve(desired, observed))
+    there = every_way(resolve(desired, observed), desired)
     who = clients(taken(desired, observed))
     prober = Prober(probe.port)
 
@@ -86,13 +102,20 @@ def _aiming(loaded: Loaded, observed: Observed) -> Iterator[tuple[Mapping[str, W
         prober.close()
 
 
-def _untried(desired: Desired, there: Mapping[str, Way], named: Collection[Ip]) -> list[tuple[Ip, str, str]]:
+def _plain(desired: Desired, named: Collection[Ip]) -> Iterator[Pair]:
+    for vip in desired.vips.values():
+        if vip.ip in named if named else vip.ip not in desired.held:
+            yield from (Pair(vip.ip, name) for name in vip.tunnels if desired.tunnels[name].encapsulation == "l2")
+
+
+def _untried(desired: Desired, there: Ways, named: Collection[Ip]) -> list[tuple[Ip, str, str]]:
     found = []
     for vip in desired.vips.values():
         if vip.ip not in named if named else vip.ip in desired.held:
             continue
-        names = tunnels_of(vip, desired)
-        found += [(vip.ip, name, "it has no local address yet") for name in names if name not in there]
-        if not names:
-            found.append((vip.ip, "any tunnel", f"none of its tunnels carries IPv{vip.ip.version}"))
+        lacking = [name for name in vip.tunnels if not carries(there.get(name), vip.ip)]
+        lacking = [name for name in lacking if desired.tunnels[name].encapsulation != "l2"]
+        found += [(vip.ip, name, "it has no local address yet") for name in lacking]
+        if not vip.tunnels:
+            found.append((vip.ip, "any tunnel", "it has none"))
     return found

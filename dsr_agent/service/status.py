@@ -10,7 +10,19 @@ from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.resolve import Wanted, resolve, stand_in_name
 from dsr_agent.state.actions import Action, Plan, Problem
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, GUARD, AddressKey, Desired, Key, Link, LinkKey, Observed, TunnelKey
+from dsr_agent.state.model import (
+    EVERYTHING,
+    GUARD,
+    AddressKey,
+    Desired,
+    Key,
+    Link,
+    LinkKey,
+    LocalOf,
+    Observed,
+    Tunnel,
+    TunnelKey,
+)
 from dsr_agent.truth.listeners import Finding, Service, services_of
 
 Findings: TypeAlias = Mapping[Service, Finding]
@@ -74,7 +86,7 @@ def guard_row(now: Status) -> dict[str, Any]:
         state = "in place, and nobody else can change it" if guard.held else "in place"
     return {
         "wanted": wanted is not None,
-        "in_place": guard.table is not None and not amiss,
+        "in_place": wanted is not None and guard.table is not None and not amiss,
         "held": guard.held,
         "state": state,
         "troubles": amiss,
@@ -83,12 +95,17 @@ def guard_row(now: Status) -> dict[str, Any]:
 
 def keys_of_tunnel(name: str, now: Status) -> list[Key]:
     """Every key that belongs to a tunnel: itself, its link and what replaces it, the sysctls and the address."""
-    carried = [item.link for item in now.wanted.carried if item.tunnel.name == name]
-    links = {link.name for link in carried} | {name}
+    carried = [item for item in now.wanted.carried if item.tunnel.name == name]
+    links = {item.link.name for item in carried} | {name}
     keys: list[Key] = [TunnelKey(name), *(LinkKey(link) for link in links)]
+    keys += [item.port for item in carried if item.port]
     keys += [LinkKey(stand_in_name(link)) for link in links]
     keys += [sysctl.key for link, sysctl in now.wanted.sysctls if link in links]
     keys += [key for key in now.wanted.addresses if key.link in links]
+    if now.desired.tunnels[name].encapsulation == "l2":
+        keys += [sysctl.key for link, sysctl in now.wanted.sysctls if link in now.wanted.bare.silent_on]
+    elif now.desired.tunnels[name].encapsulation == "dscp":
+        keys.append(GUARD)
     return keys
 
 
@@ -98,8 +115,9 @@ def tunnel_rows(now: Status) -> Iterable[dict[str, Any]]:
     carried = {item.tunnel.name: item.link for item in now.wanted.carried}
     for name, tunnel in now.desired.tunnels.items():
         link = carried.get(name)
-        found = now.observed.links.get(link.name if link else name)
-        local = link.outer.local if link and link.outer else None
+        found = None if tunnel.bare else now.observed.links.get(link.name if link else name)
+        local = link.outer.local if link and link.outer else _bare_local(tunnel, now)
+        lacking = [text for key in keys_of_tunnel(name, now) for text in troubles.get(key, ())]
         yield {
             "name": name,
             "encapsulation": tunnel.encapsulation,
@@ -107,10 +125,24 @@ def tunnel_rows(now: Status) -> Iterable[dict[str, Any]]:
             "local": str(local) if local else None,
             "key": tunnel.key,
             "checksum": tunnel.checksum,
+            "port": tunnel.port,
             "load_balancers": [str(network) for network in tunnel.load_balancers] or "any",
-            "state": _state(found),
-            "troubles": [text for key in keys_of_tunnel(name, now) for text in troubles.get(key, ())],
+            "state": _bare_state(tunnel, lacking) if tunnel.bare else _state(found),
+            "troubles": lacking,
         }
+
+
+def _bare_local(tunnel: Tunnel, now: Status) -> str | None:
+    """Where packets arrive that no link decapsulates."""
+    if tunnel.encapsulation == "l2":
+        return tunnel.local.link if isinstance(tunnel.local, LocalOf) else "every segment"
+    return ", ".join(sorted(map(str, now.wanted.bare.marked_at.get(tunnel.name, ())))) or None
+
+
+def _bare_state(tunnel: Tunnel, lacking: list[str]) -> str:
+    if lacking:
+        return "not as it has to be"
+    return "in place" if tunnel.encapsulation == "dscp" else "needs no device"
 
 
 def _state(link: Link | None) -> str:

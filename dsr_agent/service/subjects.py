@@ -19,6 +19,7 @@ from dsr_agent.state.model import (
     SysctlKey,
     TunnelKey,
 )
+from dsr_agent.state.ports import PortKey
 
 
 class Sort(StrEnum):
@@ -38,7 +39,7 @@ def sort_of(key: Key, desired: Desired) -> Sort:
     """What sort of thing *key* is."""
     if isinstance(key, AddressKey):
         return Sort.TUNNEL_ADDRESS if key.ip == TUNNEL_ADDRESS else Sort.VIP
-    if isinstance(key, TunnelKey):
+    if isinstance(key, TunnelKey | PortKey):
         return Sort.TUNNEL
     if isinstance(key, LinkKey):
         return Sort.DEVICE if key.name in desired.devices else Sort.TUNNEL
@@ -59,6 +60,9 @@ def tunnel_of(key: Key, desired: Desired) -> str | None:
         name = key.name
     elif isinstance(key, AddressKey) and key.ip == TUNNEL_ADDRESS:
         name = key.link
+    elif isinstance(key, PortKey):
+        at = ((tunnel.port, tunnel.version, name) for name, tunnel in desired.tunnels.items())
+        name = next((name for *place, name in at if place == [key.number, key.version]), None)
     elif isinstance(key, SysctlKey):
         parts = key.path.split("/")
         name = next((part for part in parts[3:4] if part in desired.tunnels or _stands_in(part, desired)), None)

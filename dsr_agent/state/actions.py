@@ -24,6 +24,7 @@ from dsr_agent.state.model import (
     Sysctl,
     SysctlKey,
 )
+from dsr_agent.state.port_actions import AddPort, DeletePort
 from dsr_agent.state.table import Table
 from dsr_agent.state.why import Why
 
@@ -192,10 +193,11 @@ class DeleteLink:
 
 @dataclass(frozen=True, slots=True)
 class AddAddress:
-    """Add an address, marked as ours."""
+    """Add an address, marked as ours, once what has to be so before (*after*) is."""
 
     address: Address
     why: Why = Why.MISSING
+    after: tuple[Key, ...] = ()
 
     @property
     def key(self) -> AddressKey:
@@ -203,7 +205,7 @@ class AddAddress:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (LinkKey(self.address.link),)
+        return (LinkKey(self.address.link), *self.after)
 
     def __str__(self) -> str:
         return f"add {self.address}"
@@ -347,6 +349,8 @@ Action: TypeAlias = (
     | BringUp
     | TakeDown
     | DeleteLink
+    | AddPort
+    | DeletePort
     | AddAddress
     | ReplaceAddress
     | DeleteAddress

@@ -17,6 +17,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
 from dsr_agent.state.errors import DsrError
+from dsr_agent.state.outer import MODULE_OF_KIND as MODULE_OF_KIND  # noqa: PLC0414  so that all nouns are found here
+from dsr_agent.state.outer import Outer as Outer  # noqa: PLC0414
+from dsr_agent.state.ports import PortKey, UdpPort
 from dsr_agent.state.table import GuardPolicy, ObservedGuard
 
 Ip: TypeAlias = IPv4Address | IPv6Address
@@ -102,7 +105,7 @@ ROUTES = RoutesKey()
 THIS_HOST = HostKey()
 GUARD = GuardKey()
 
-Key: TypeAlias = HostKey | RoutesKey | GuardKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey
+Key: TypeAlias = HostKey | RoutesKey | GuardKey | AddressKey | LinkKey | SysctlKey | ModuleKey | TunnelKey | PortKey
 
 
 # --- what the operator declares -----------------------------------------------------------------------------------
@@ -112,7 +115,7 @@ Key: TypeAlias = HostKey | RoutesKey | GuardKey | AddressKey | LinkKey | SysctlK
 class LocalAddress:
     """The outer destination is written in the file."""
 
-    ip: IPv4Address
+    ip: Ip
 
     def __str__(self) -> str:
         return str(self.ip)
@@ -132,13 +135,22 @@ class LocalOf:
 class LocalTowards:
     """The outer destination is the source address this host would use towards these (``"auto"``)."""
 
-    targets: tuple[IPv4Address, ...]
+    targets: tuple[Ip, ...]
 
     def __str__(self) -> str:
         return "auto"
 
 
-Local: TypeAlias = LocalAddress | LocalOf | LocalTowards
+@dataclass(frozen=True, slots=True)
+class LocalEvery:
+    """Whatever address, or segment, of this host: what ``"auto"`` means where no load balancer can be told."""
+
+
+Local: TypeAlias = LocalAddress | LocalOf | LocalTowards | LocalEvery
+
+# Sent without an outer header, so that no link decapsulates it and nobody can tell which balancer it was: to an address
+# of this host with the VIP's code point, or to this host's MAC address with nothing changed.
+BARE = frozenset({"dscp", "l2"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +158,7 @@ class Tunnel:
     """
     One way in: an encapsulation, the address it arrives at, and who may send it.
 
-    *load_balancers* is empty when the file says ``"any"``.
+    *load_balancers* is empty when the file says ``"any"``. *version* is that of the outer IP header.
     """
 
     name: str
@@ -155,17 +167,29 @@ class Tunnel:
     load_balancers: tuple[Network, ...] = ()
     key: int | None = None
     checksum: bool = False
+    version: int = 4
+    port: int | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether no link carries it, because there is nothing to decapsulate."""
+        return self.encapsulation in BARE
 
 
 @dataclass(frozen=True, slots=True)
 class Vip:
-    """One virtual address, and the device that makes this host accept it."""
+    """
+    One virtual address, and the device that makes this host accept it.
+
+    *dscp* is the code point that stands for it on the way here, where a balancer sends by that.
+    """
 
     ip: Ip
     name: str
     device: str = "lo"
     tunnels: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
+    dscp: int | None = None
 
     @property
     def key(self) -> AddressKey:
@@ -173,37 +197,6 @@ class Vip:
 
 
 # --- what the kernel holds ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Outer:
-    """
-    The outer header a tunnel link looks for; ``None`` means any.
-
-    *key* and *checksum* are those of the receiving side. *protocol* is the inner protocol an ``ipip`` link takes
-    (4; 0 is any). *external* links take everything no other link wants (``collect_md``).
-    """
-
-    local: Ip | None = None
-    remote: Ip | None = None
-    key: int | None = None
-    checksum: bool = False
-    sequence: bool = False
-    protocol: int = 0
-    external: bool = False
-
-    def __str__(self) -> str:
-        words = [f"local {self.local or 'any'}", f"remote {self.remote or 'any'}"]
-        if self.key is not None:
-            words.append(f"key {self.key}")
-        if self.protocol not in (0, 4):
-            words.append(f"inner protocol {self.protocol}")
-        words += [word for word in ("checksum", "sequence", "external") if getattr(self, word)]
-        return " ".join(words)
-
-
-# The module that brings each kind of link (the kernel asks for it as "rtnl-link-KIND").
-MODULE_OF_KIND: Mapping[str, str] = {"ipip": "ipip", "gre": "ip_gre"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +300,11 @@ class Desired:
         return self if held == self.held else replace(self, held=held)
 
     @cached_property
+    def linked(self) -> Mapping[str, Tunnel]:
+        """The tunnels that a link carries."""
+        return {name: tunnel for name, tunnel in self.tunnels.items() if not tunnel.bare}
+
+    @cached_property
     def key_of_ip(self) -> Mapping[Ip, AddressKey]:
         """Where each VIP is to be; the file says each once."""
         return {key.ip: key for key in self.vips}
@@ -349,11 +347,12 @@ class Observed:
     links: Mapping[str, Link] = field(default_factory=dict)
     addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
     sysctls: Mapping[SysctlKey, int] = field(default_factory=dict)
-    sources: Mapping[IPv4Address, IPv4Address] = field(default_factory=dict)
+    sources: Mapping[Ip, Ip] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     keeps_proto: bool = True
     guard: ObservedGuard = field(default_factory=ObservedGuard)
     obstacles: Mapping[str, DsrError] = field(default_factory=dict)
+    ports: frozenset[UdpPort] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
 from dsr_agent.state.model import Ip, Link
+from dsr_agent.state.ports import PortKey
 
 # Who the packets inside say they are from, the first that is nobody's here: addresses of the documentation ranges
 # (RFC 5737, RFC 3849), which no client has and which the default route leads to, as to clients.
@@ -20,7 +21,7 @@ PAYLOAD = 28
 """How many bytes each carries."""
 
 # Who wraps them for a tunnel that is open to anybody. An answer to this address finds nobody.
-ANYBODY = IPv4Address("198.51.100.2")
+ANYBODY: Mapping[int, Ip] = {4: IPv4Address("198.51.100.2"), 6: IPv6Address("2001:db8:0:ffff::2")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,19 @@ class Shot:
     One datagram through the tunnel *link* to *vip*.
 
     *local* is the tunnel's own address and *client* who the packet inside says it is from. *unfit* says of the link as
-    it is now why nothing may be sent, or nothing; *wrap* makes the packet for a port and a payload.
+    it is now why nothing may be sent, or nothing; *wrap* makes the packet for a port and a payload. *port* is where it
+    is taken out of UDP, if it comes in UDP.
     """
 
     vip: Ip
     link: str
-    local: IPv4Address
+    local: Ip
     client: Ip
     unfit: Callable[[Link | None], str]
     wrap: Callable[[int, bytes], bytes]
+    port: PortKey | None = None
+    bare: bool = False
+    """Nothing is wrapped, so that it arrives by no link of its own."""
 
 
 class Seen(StrEnum):

@@ -23,28 +23,34 @@ _DISCARD = 9  # the port that answers nothing
 _ONE_HOP = 1
 
 
-def ipv4(source: IPv4Address, destination: IPv4Address, protocol: int, payload: bytes) -> bytes:
+def ipv4(source: IPv4Address, destination: IPv4Address, protocol: int, payload: bytes, dscp: int = 0) -> bytes:
     """An IPv4 packet."""
     length = _IPV4.size + len(payload)
-    fields = (0x45, 0, length, 0, _DONT_FRAGMENT, _ONE_HOP, protocol)
+    fields = (0x45, dscp << 2, length, 0, _DONT_FRAGMENT, _ONE_HOP, protocol)
     header = _IPV4.pack(*fields, 0, source.packed, destination.packed)
     return _IPV4.pack(*fields, internet_checksum(header), source.packed, destination.packed) + payload
 
 
-def ipv6(source: IPv6Address, destination: IPv6Address, protocol: int, payload: bytes) -> bytes:
+def ipv6(source: IPv6Address, destination: IPv6Address, protocol: int, payload: bytes, dscp: int = 0) -> bytes:
     """An IPv6 packet."""
-    return _IPV6.pack(6 << 28, len(payload), protocol, _ONE_HOP, source.packed, destination.packed) + payload
+    first = 6 << 28 | dscp << 22
+    return _IPV6.pack(first, len(payload), protocol, _ONE_HOP, source.packed, destination.packed) + payload
 
 
-def udp(source: Ip, destination: Ip, port: int, payload: bytes) -> bytes:
+def udp(source: Ip, destination: Ip, port: int, payload: bytes, *, dscp: int = 0) -> bytes:
     """A UDP datagram to *port* in a packet of the addresses' version."""
     length = _UDP.size + len(payload)
     protocol = socket.IPPROTO_UDP
     pseudo = source.packed + destination.packed + struct.pack(">HH", length, protocol)
     body = _UDP.pack(_DISCARD, port, length, 0) + payload
     datagram = _UDP.pack(_DISCARD, port, length, internet_checksum(pseudo + body) or 0xFFFF) + payload
+    return ip(source, destination, protocol, datagram, dscp)
+
+
+def ip(source: Ip, destination: Ip, protocol: int, payload: bytes, dscp: int = 0) -> bytes:
+    """A packet of the addresses' version."""
     if isinstance(source, IPv4Address) and isinstance(destination, IPv4Address):
-        return ipv4(source, destination, protocol, datagram)
+        return ipv4(source, destination, protocol, payload, dscp)
     assert isinstance(source, IPv6Address)
     assert isinstance(destination, IPv6Address)
-    return ipv6(source, destination, protocol, datagram)
+    return ipv6(source, destination, protocol, payload, dscp)

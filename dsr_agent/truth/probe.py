@@ -7,13 +7,14 @@ one of `CLIENTS`; a local address would be taken for forged by the kernel (facts
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
-from typing import NamedTuple
+from ipaddress import ip_address
+from typing import NamedTuple, TypeAlias
 
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import Desired, Ip, Link, Network, Tunnel, Vip
+from dsr_agent.state.model import Desired, Ip, Link, Tunnel
+from dsr_agent.state.ports import PortKey
 from dsr_agent.state.probe import ANYBODY, CLIENTS, PAYLOAD, Shot
 from dsr_agent.truth import packets
 from dsr_agent.tunnels import carrier
@@ -35,11 +36,38 @@ class Way:
 
     tunnel: Tunnel
     link: Link
+    port: PortKey | None = None
+    """Where its packets are taken out of UDP, if they come in it."""
 
 
-def pairs(desired: Desired, ways: Mapping[str, Way], named: Collection[Ip] = ()) -> tuple[Pair, ...]:
+@dataclass(frozen=True, slots=True)
+class MarkedWay:
     """
-    Every VIP (of those *named*, if any are) with each of its tunnels that can carry it and has a link to do so.
+    A tunnel of the file whose packets are known by their code point: nothing is wrapped, and no link carries it.
+
+    *arrivals* are the addresses they are sent to, one for each version of IP, and *codes* what stands for each VIP.
+    A packet over ``lo`` shows that the VIP is written back and answers; it keeps the route it was sent by, so it shows
+    nothing of what comes over the wire (facts B6).
+    """
+
+    tunnel: Tunnel
+    arrivals: Mapping[int, Ip]
+    codes: Mapping[Ip, int]
+
+
+Ways: TypeAlias = Mapping[str, Way | MarkedWay]
+
+
+def carries(way: Way | MarkedWay | None, vip: Ip) -> bool:
+    """Whether a packet for *vip* can be sent that *way*."""
+    if isinstance(way, MarkedWay):
+        return vip.version in way.arrivals and vip in way.codes
+    return way is not None
+
+
+def pairs(desired: Desired, ways: Ways, named: Collection[Ip] = ()) -> tuple[Pair, ...]:
+    """
+    Every VIP (of those *named*, if any are) with each of its tunnels that has a link, or needs none.
 
     One that is held may be away, and is tried only if it is named.
     """
@@ -47,14 +75,9 @@ def pairs(desired: Desired, ways: Mapping[str, Way], named: Collection[Ip] = ())
         Pair(vip.ip, name)
         for vip in desired.vips.values()
         if (vip.ip in named if named else vip.ip not in desired.held)
-        for name in tunnels_of(vip, desired)
-        if name in ways
+        for name in vip.tunnels
+        if carries(ways.get(name), vip.ip)
     )
-
-
-def tunnels_of(vip: Vip, desired: Desired) -> tuple[str, ...]:
-    """Those of the VIP's tunnels that carry its version of IP."""
-    return tuple(name for name in vip.tunnels if vip.ip.version in carrier(desired.tunnels[name]).carries)
 
 
 def clients(taken: Collection[Ip]) -> Mapping[int, Ip]:
@@ -66,19 +89,33 @@ def clients(taken: Collection[Ip]) -> Mapping[int, Ip]:
     return found
 
 
-def shot(pair: Pair, way: Way, client: Ip) -> Shot:
+def shot(pair: Pair, way: Way | MarkedWay, client: Ip) -> Shot:
     """What is to be sent for *pair*."""
+    if isinstance(way, MarkedWay):
+        return _marked(pair, way, client)
     outer = way.link.outer
     assert outer is not None
-    assert isinstance(outer.local, IPv4Address)
+    assert outer.local is not None
     local, means = outer.local, carrier(way.tunnel)
+    sender, protocol = _sender(way.tunnel), means.protocol(pair.vip.version)
 
     def wrap(port: int, payload: bytes) -> bytes:
         inner = packets.udp(client, pair.vip, port, payload)
-        wrapped = means.wrap(way.tunnel, pair.vip.version, inner)
-        return packets.ipv4(_sender(way.tunnel.load_balancers), local, means.protocol, wrapped)
+        return packets.ip(sender, local, protocol, means.wrap(way.tunnel, pair.vip.version, inner))
 
-    return Shot(pair.vip, way.link.name, local, client, lambda found: _unfit(found, way), wrap)
+    return Shot(pair.vip, way.link.name, local, client, lambda found: _unfit(found, way), wrap, way.port)
+
+
+def _marked(pair: Pair, way: MarkedWay, client: Ip) -> Shot:
+    local, code = way.arrivals[pair.vip.version], way.codes[pair.vip]
+
+    def mark(port: int, payload: bytes) -> bytes:
+        return packets.udp(client, local, port, payload, dscp=code)
+
+    def unfit(found: Link | None) -> str:
+        return "" if found and found.up else "lo is down"
+
+    return Shot(pair.vip, "lo", local, client, unfit, mark, bare=True)
 
 
 def inner_size(version: int) -> int:
@@ -86,13 +123,14 @@ def inner_size(version: int) -> int:
     return (20 if version == 4 else 40) + 8 + PAYLOAD
 
 
-def _sender(load_balancers: Iterable[Network]) -> IPv4Address:
-    """The first host of the narrowest network, and never one of 0.0.0.0/8."""
-    networks = [network for network in load_balancers if isinstance(network, IPv4Network)]
-    if not networks:
-        return ANYBODY
-    narrow = max(networks, key=lambda network: network.prefixlen)
-    return max(narrow.network_address, IPv4Address("1.0.0.0")) + (1 if narrow.prefixlen < 31 else 0)
+def _sender(tunnel: Tunnel) -> Ip:
+    """The first host of the narrowest network, and never one of 0.0.0.0/8 or ::/8."""
+    if not tunnel.load_balancers:
+        return ANYBODY[tunnel.version]
+    narrow = max(tunnel.load_balancers, key=lambda network: network.prefixlen)
+    lowest = ip_address("1.0.0.0" if tunnel.version == 4 else "100::")
+    first = lowest if int(narrow.network_address) < int(lowest) else narrow.network_address
+    return first + (1 if narrow.prefixlen < narrow.max_prefixlen - 1 else 0)
 
 
 def _unfit(found: Link | None, way: Way) -> str:

@@ -11,22 +11,26 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from dsr_agent.state.model import Ip, Outer, Tunnel
+from dsr_agent.tunnels.fou import Fou
 from dsr_agent.tunnels.gre import Gre
+from dsr_agent.tunnels.gue import Gue
 from dsr_agent.tunnels.ipip import Ipip
 
 
 class Carrier(Protocol):
     """How one encapsulation is carried by this kernel."""
 
-    kind: str
-    """The kernel's kind of link."""
-    protocol: int
-    """The outer header's IP protocol."""
-    carries: frozenset[int]
-    """The versions of IP that it carries."""
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kernel's kinds of link that carry it, the one first that is made if nothing speaks against it."""
+        ...
 
-    def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
-        """The outer header that a link for *tunnel* looks for when it arrives at *local*."""
+    def protocol(self, version: int) -> int:
+        """The outer header's IP protocol when a packet of *version* is inside."""
+        ...
+
+    def outer(self, tunnel: Tunnel, local: Ip, kind: str) -> Outer:
+        """The outer header that a link of *kind* for *tunnel* looks for when it arrives at *local*."""
         ...
 
     def same(self, found: Outer, wanted: Outer) -> bool:
@@ -50,9 +54,33 @@ class Carrier(Protocol):
         ...
 
 
-CARRIERS: Mapping[str, Carrier] = {"ipip": Ipip(), "gre": Gre()}
+CARRIERS: Mapping[tuple[str, int], Carrier] = {
+    ("ipip", 4): Ipip(("sit", "ipip"), 20),
+    ("ipip", 6): Ipip(("ip6tnl",), 40),
+    ("gre", 4): Gre(("gre",), 20),
+    ("gre", 6): Gre(("ip6gre",), 40),
+    ("gue", 4): Gue(("sit", "ipip"), 20),
+    ("gue", 6): Gue(("ip6tnl",), 40),
+    ("fou", 4): Fou(("sit", "ipip"), 20),
+    ("fou", 6): Fou(("ip6tnl",), 40),
+}
+"""By encapsulation and version of the outer header."""
+
+PROTOCOLS_OF_KIND: Mapping[str, tuple[int, ...]] = {
+    "ipip": (4,),
+    "sit": (4, 41),
+    "ip6tnl": (4, 41),
+    "gre": (47,),
+    "ip6gre": (47,),
+}
+"""The IP protocols that a link of each kind takes."""
 
 
 def carrier(tunnel: Tunnel) -> Carrier:
     """The carrier of *tunnel*'s encapsulation; the file was checked, so there is one."""
-    return CARRIERS[tunnel.encapsulation]
+    return CARRIERS[tunnel.encapsulation, tunnel.version]
+
+
+def protocols_of(tunnel: Tunnel) -> frozenset[int]:
+    """The IP protocols of *tunnel*'s outer headers."""
+    return frozenset(carrier(tunnel).protocol(version) for version in (4, 6))

@@ -1,8 +1,9 @@
-"""GRE over IPv4 (RFC 2784, keys RFC 2890, protocol 47), carried by a ``gre`` link. Inner IPv4 and IPv6."""
+"""GRE (RFC 2784, keys RFC 2890, over IPv6 RFC 7676; protocol 47), carried by a ``gre`` or ``ip6gre`` link."""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 from dsr_agent.state.checksum import internet_checksum
 from dsr_agent.state.model import Ip, Outer, Tunnel
@@ -11,14 +12,19 @@ _CHECKSUM, _KEY = 0x8000, 0x2000
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 
 
+@dataclass(frozen=True)
 class Gre:
     """See `Carrier`."""
 
-    kind = "gre"
-    protocol = 47
-    carries = frozenset({4, 6})
+    kinds: tuple[str, ...]
+    header: int
+    """The length of the outer IP header."""
 
-    def outer(self, tunnel: Tunnel, local: Ip) -> Outer:
+    def protocol(self, version: int) -> int:
+        """GRE's own."""
+        return 47
+
+    def outer(self, tunnel: Tunnel, local: Ip, kind: str) -> Outer:
         """Key and checksum exactly as the balancer sends them: a mismatch either way drops silently (facts B1)."""
         return Outer(local=local, key=tunnel.key, checksum=tunnel.checksum)
 
@@ -50,5 +56,5 @@ class Gre:
         return front + struct.pack(">HH", total, 0) + key + inner
 
     def overhead(self, tunnel: Tunnel) -> int:
-        """An IPv4 header and four bytes of GRE, four more for a key and for a checksum."""
-        return 24 + 4 * (tunnel.key is not None) + 4 * tunnel.checksum
+        """An IP header and four bytes of GRE, four more for a key and for a checksum."""
+        return self.header + 4 + 4 * (tunnel.key is not None) + 4 * tunnel.checksum

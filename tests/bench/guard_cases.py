@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from tests.bench.guard_rules import Wanted, ruleset
-from tests.bench.guard_wire import Ip, addresses
+from tests.bench.guard_wire import GUE_PORT, Ip, addresses
 
 LOCAL = {4: ip_address("10.0.3.2"), 6: ip_address("fd00:3::2")}
 CLIENT = {4: "192.0.2.1", 6: "2001:db8:c::1"}
 VIP = {4: "198.18.0.1", 6: "2001:db8:f::1"}
 BALANCER = {4: "10.2.0.1", 6: "fd00:2::1"}
 STRANGER = {4: ip_address("10.9.9.9"), 6: ip_address("fd00:9::9")}
-PROTOCOLS = {"plain": 4, "ipip": 4, "gre": 47}
+PROTOCOLS = {"plain": (4,), "ipip": (4,), "sit": (4, 41), "ip6tnl": (4, 41), "gre": (47,), "gue": (17,)}
 KEY = 4242
 
 
@@ -65,7 +65,8 @@ def wanted(world: World, balancers: int) -> Wanted:
     sources = [str(each) for each in addresses(BALANCER[world.outer], balancers)]
     vips = [str(vip) for vip in world.vip_addresses]
     own = [str(LOCAL[4]), str(LOCAL[6])]
-    return Wanted(PROTOCOLS[world.kind], str(LOCAL[world.outer]), sources, vips, own, world.key)
+    port = GUE_PORT if world.kind == "gue" else None
+    return Wanted(PROTOCOLS[world.kind], str(LOCAL[world.outer]), sources, vips, own, world.key, port=port)
 
 
 def sizes(world: World) -> list[Case]:
@@ -95,6 +96,15 @@ def refusals(world: World) -> list[Case]:
     return [Case(world, f"guard, wrong {wrong}", rules, Traffic(wrong=wrong)) for wrong in wrongs]
 
 
+def _every_kind() -> list[World]:
+    """What the agent makes for the other encapsulations."""
+    pairs = [(outer, inner) for outer in (4, 6) for inner in (4, 6)]
+    kinds = [(kind, outer, inner) for outer, inner in pairs for kind in ("sit" if outer == 4 else "ip6tnl", "gue")]
+    return [World(kind, outer=outer, inner=inner) for kind, outer, inner in kinds] + [
+        World("gre", outer=6, inner=inner) for inner in (4, 6)
+    ]
+
+
 def cases(given: Mapping[str, str]) -> list[Case]:
     """All of them; *given* are rules from files, measured where there is one VIP and one balancer."""
     ipip = World()
@@ -104,7 +114,8 @@ def cases(given: Mapping[str, str]) -> list[Case]:
     for count in (100, 10000):
         world = World(vips=count)
         found += [Case(world, "no guard"), *sizes(world)]
-    for world in (World("gre"), World("gre", inner=6), World("gre", key=KEY)):
+    others = (World("gre"), World("gre", inner=6), World("gre", key=KEY), *_every_kind())
+    for world in others:
         found += [Case(world, "no guard"), Case(world, "guard", ruleset(wanted(world, 1))), *refusals(world)]
     for world in (World("plain"), World("plain", inner=6)):
         found += [Case(world, "no guard"), Case(world, "guard (for an ipip tunnel)", ruleset(wanted(world, 1)))]

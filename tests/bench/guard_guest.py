@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.bench.guard_cases import BALANCER, CLIENT, LOCAL, STRANGER, Case, Traffic, World, cases
 from tests.bench.guard_rules import GROUP
-from tests.bench.guard_wire import PORT, Flow, Sender, addresses, inner, wrapped
+from tests.bench.guard_wire import GUE_PORT, PORT, Flow, Sender, addresses, inner, wrapped
 from tests.lab.spaces import inside, ip, ip_batch, run, udp_socket
 
 FLOWS = 64
@@ -130,10 +130,13 @@ def built(world: World) -> Iterator[str]:
         ip("rs", "-6 route add default via fd00:3::1")
         if world.kind != "plain":
             key = "" if world.key is None else f" ikey {world.key}"
-            kind = world.kind if world.outer == 4 else {"ipip": "ip6tnl", "sit": "ip6tnl", "gre": "ip6gre"}[world.kind]
+            kind = {"gue": "sit"}.get(world.kind, world.kind)
+            kind = kind if world.outer == 4 else {"gre": "ip6gre"}.get(kind, "ip6tnl")
             mode = " mode any" if kind in ("sit", "ip6tnl") else ""
             ip("rs", f"link add dsr0 group {GROUP} type {kind} local {LOCAL[world.outer]}{mode}{key}")
             ip("rs", "link set dsr0 up")
+            if world.kind == "gue":
+                ip("rs", f"{'-6 ' if world.outer == 6 else ''}fou add port {GUE_PORT} gue local {LOCAL[world.outer]}")
         bits = 32 if world.inner == 4 else "128 nodad"
         ip_batch("rs", (f"addr add {vip}/{bits} dev lo" for vip in world.vip_addresses))
         yield json.loads(ip("rs", "-j link show e0"))[0]["address"]

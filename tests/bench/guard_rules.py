@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, ip_address
+from ipaddress import ip_address, ip_network
 
 from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
@@ -20,26 +20,27 @@ GROUP = LINK_GROUP
 @dataclass(frozen=True)
 class Wanted:
     """
-    All there is to guard: a tunnel of *protocol* to *local* from *balancers* (addresses or prefixes), and *vips*.
+    All there is to guard: a tunnel of *protocols* to *local* from *balancers* (addresses or prefixes), and *vips*.
 
     *own* are the host's addresses. Without *counters* the elements of sets count nothing.
     """
 
-    protocol: int
+    protocols: Sequence[int]
     local: str
     balancers: Sequence[str]
     vips: Sequence[str]
     own: Sequence[str] = ()
     key: int | None = None
     counters: bool = True
+    port: int | None = None
 
 
 def ruleset(wanted: Wanted) -> str:
     """The whole table."""
-    senders = tuple(IPv4Network(each) for each in wanted.balancers)
-    entrance = Entrance("dsr0", ip_address(wanted.local), wanted.protocol, senders, wanted.key)
+    senders, local = tuple(map(ip_network, wanted.balancers)), ip_address(wanted.local)
+    entrances = tuple(Entrance("dsr0", local, n, senders, wanted.key, port=wanted.port) for n in wanted.protocols)
     vips = tuple(Target(ip_address(vip)) for vip in wanted.vips)
-    table = rules_for(Request((entrance,), vips, frozenset(map(ip_address, wanted.own))))
+    table = rules_for(Request(entrances, vips, frozenset(map(ip_address, wanted.own))))
     if not wanted.counters:
         table = _uncounted(table)
     return f'{{"nftables":[{",".join(commands(table, None))}]}}'

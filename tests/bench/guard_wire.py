@@ -15,6 +15,7 @@ Ip = IPv4Address | IPv6Address
 
 PORT = 5000
 PAYLOAD = bytes(32)
+GUE_PORT = 6080
 GRE_KEY = 0x20  # the flag in the first octet of the header that says a key follows
 _SOL_PACKET = 263
 _PACKET_QDISC_BYPASS = 20
@@ -61,7 +62,7 @@ def inner(flow: Flow) -> bytes:
 
 
 def wrapped(packet: bytes, flow: Flow, kind: str, key: int | None = None) -> bytes:
-    """The packet as the balancer sends it: ``plain`` (not wrapped at all), ``ipip``, ``sit`` or ``gre``."""
+    """The packet as the balancer sends it: ``plain`` (not wrapped at all), ``ipip``, ``sit``, ``gre`` …"""
     if kind == "plain":
         return packet
     v4 = packet[0] >> 4 == 4
@@ -70,6 +71,9 @@ def wrapped(packet: bytes, flow: Flow, kind: str, key: int | None = None) -> byt
         flag, ending = (0, b"") if key is None else (GRE_KEY, struct.pack("!I", key))
         packet = struct.pack("!BBH", flag, 0, 0x0800 if v4 else 0x86DD) + ending + packet
         protocol = socket.IPPROTO_GRE
+    if kind == "gue":
+        packet = struct.pack("!HHHHBBH", flow.port, GUE_PORT, 12 + len(packet), 0, 0, protocol, 0) + packet
+        protocol = socket.IPPROTO_UDP
     return _header(flow.balancer, flow.local, protocol, len(packet)) + packet
 
 

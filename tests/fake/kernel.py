@@ -17,7 +17,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import TypeAlias
 
 from dsr_agent.kernel.refusals import explain
@@ -41,7 +41,21 @@ from dsr_agent.state.actions import (
     WriteSysctl,
 )
 from dsr_agent.state.errors import DsrError, Foreign, NotYet, Unsupported
-from dsr_agent.state.model import GUARD, ROUTES, Address, AddressKey, Changes, Key, LinkKey, Observed, Scope, SysctlKey
+from dsr_agent.state.model import (
+    GUARD,
+    ROUTES,
+    Address,
+    AddressKey,
+    Changes,
+    Ip,
+    Key,
+    LinkKey,
+    Observed,
+    Scope,
+    SysctlKey,
+)
+from dsr_agent.state.port_actions import AddPort, DeletePort
+from dsr_agent.state.ports import UdpPort
 from dsr_agent.state.report import Outcome, Result
 from tests.fake import shell
 from tests.fake.machine import Machine, RefusedError
@@ -97,9 +111,9 @@ class FakeKernel:
 
     def reach(self, target: str, source: str | None) -> None:
         """From now on *target* is reached from *source*, or not at all; routes are announced."""
-        self.machine.sources.pop(IPv4Address(target), None)
+        self.machine.sources.pop(ip_address(target), None)
         if source:
-            self.machine.sources[IPv4Address(target)] = IPv4Address(source)
+            self.machine.sources[ip_address(target)] = ip_address(source)
         self._announced(ROUTES)
 
     @contextmanager
@@ -155,7 +169,7 @@ class FakeKernel:
 
     # --- the port ----------------------------------------------------------------------------------------------
 
-    async def observe(self, scope: Scope, targets: Iterable[IPv4Address] = ()) -> Observed:
+    async def observe(self, scope: Scope, targets: Iterable[Ip] = ()) -> Observed:
         """See `port.Kernel.observe`."""
         await asyncio.sleep(0)
         self._hook("observe")
@@ -172,7 +186,11 @@ class FakeKernel:
         if not (scope.everything or scope.host):
             return Observed(addresses=dict(self._copy), keeps_proto=machine.keeps_proto)
         numbered = {key.link for key in self._copy if key.ip.version == 4}
-        read = [name for name, link in machine.links.items() if link.outer or (link.answers_arp and name in numbered)]
+        read = [
+            name
+            for name, link in machine.links.items()
+            if link.outer or (link.answers_arp and (name in numbered or link.kind != "veth"))
+        ]
         return Observed(
             links=dict(machine.links),
             addresses=dict(self._copy),
@@ -181,6 +199,7 @@ class FakeKernel:
             modules=frozenset(machine.modules),
             keeps_proto=machine.keeps_proto,
             guard=machine.observed_guard,
+            ports=frozenset(machine.ports),
         )
 
     async def obstacles(self, modules: Iterable[str]) -> Mapping[str, DsrError]:
@@ -244,6 +263,10 @@ class FakeKernel:
                 machine.replace_address(action.address)
             case DeleteAddress():
                 machine.delete_address(action.key)
+            case AddPort():
+                machine.add_port(UdpPort(action.port))
+            case DeletePort():
+                machine.delete_port(action.port)
             case WriteSysctl():
                 machine.write_sysctl(action.key, action.sysctl.value)
             case _:
@@ -317,9 +340,14 @@ class FakeKernel:
             return Foreign(where, "remove that address")
         if isinstance(action, AddLink) and code == errno.EOPNOTSUPP:
             return Unsupported(f"this kernel has no links of kind {action.link.kind}")
+        if isinstance(action, AddPort) and code == errno.EADDRINUSE:
+            if any(port.serves(action.port) for port in self.machine.ports):
+                return None
+            return Foreign(f"cannot {action}: another program has that port")
         success: dict[type, set[int]] = {
             DeleteAddress: {errno.EADDRNOTAVAIL, errno.ENODEV},
             DeleteLink: {errno.ENODEV},
+            DeletePort: {errno.EINVAL},
             WriteSysctl: {errno.ENOENT},
         }
         return None if code in success.get(type(action), set()) else explain(code, f"cannot {action}")

@@ -10,16 +10,17 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address
 from typing import Self
 
 from dsr_agent.kernel.sysctls import IPV4_NAMES, IPV6_NAMES
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.model import GUARD, MODULE_OF_KIND, Address, AddressKey, Key, Link, LinkKey, Outer, SysctlKey
+from dsr_agent.state.model import GUARD, MODULE_OF_KIND, Address, AddressKey, Ip, Key, Link, LinkKey, Outer, SysctlKey
+from dsr_agent.state.outer import MODULE_OF_PORTS, MODULES
+from dsr_agent.state.ports import PortKey, UdpPort
 from dsr_agent.state.table import ObservedGuard, Table
 from tests.fake import words
 
-FALLBACK = {"ipip": "tunl0", "gre": "gre0"}
+FALLBACK = {"ipip": "tunl0", "gre": "gre0", "sit": "sit0", "ip6tnl": "ip6tnl0", "ip6gre": "ip6gre0"}
 
 
 class RefusedError(Exception):
@@ -42,13 +43,14 @@ class Machine:
         self.links: dict[str, Link] = {}
         self.addresses: dict[AddressKey, Address] = {}
         self.sysctls: dict[SysctlKey, int] = {}
-        self.sources: dict[IPv4Address, IPv4Address] = {}
+        self.sources: dict[Ip, Ip] = {}
+        self.ports: set[UdpPort] = set()
         self.modules: set[str] = set()
         self.guard: Table | None = None
         self.guard_held = False
         self.holds_guard = False
         self.guard_unavailable: DsrError | None = None
-        self.loadable = set(MODULE_OF_KIND.values())
+        self.loadable = set(MODULES)
         self.defaults: dict[str, int] = {}
         self.ipv6 = True
         self.keeps_proto = True
@@ -140,7 +142,8 @@ class Machine:
         if (found.outer.remote is None) != (link.outer.remote is None):
             raise RefusedError(errno.EINVAL)
         self._no_clash(link)
-        outer = replace(link.outer, protocol=found.outer.protocol)  # a change of mode is silently ignored
+        protocol = link.outer.protocol if link.kind == "ip6tnl" else found.outer.protocol
+        outer = replace(link.outer, protocol=protocol)  # elsewhere a change of mode is silently ignored
         self.links[link.name] = replace(found, outer=outer)
         if found.up:
             self.announce(found.key)
@@ -200,6 +203,28 @@ class Machine:
         if name not in self.links:
             raise RefusedError(errno.ENODEV)
         return self.links[name]
+
+    # --- ports -------------------------------------------------------------------------------------------------
+
+    def add_port(self, port: UdpPort) -> None:
+        """``ip fou add``: the module has to be there; an address and a number can be had once. Nobody is told."""
+        if MODULE_OF_PORTS not in self.modules:
+            raise RefusedError(errno.EOPNOTSUPP)
+        alike = [
+            found.key
+            for found in self.ports
+            if (found.key.number, found.key.version) == (port.key.number, port.key.version)
+        ]
+        if any(key.local in (None, port.key.local) or port.key.local is None for key in alike):
+            raise RefusedError(errno.EADDRINUSE)
+        self.ports.add(port)
+
+    def delete_port(self, key: PortKey) -> None:
+        """``ip fou del``."""
+        found = [port for port in self.ports if port.key == key]
+        if not found:
+            raise RefusedError(errno.EINVAL)
+        self.ports -= set(found)
 
     # --- addresses ---------------------------------------------------------------------------------------------
 

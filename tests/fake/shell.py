@@ -14,7 +14,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from dsr_agent.state.model import MODULE_OF_KIND, AddressKey, Link, Outer, SysctlKey
-from tests.fake.machine import Machine
+from dsr_agent.state.ports import PortKey, UdpPort
+from tests.fake.machine import FALLBACK, Machine
 from tests.fake.words import SCOPES, address_of
 
 
@@ -35,8 +36,23 @@ def run(machine: Machine, command: str) -> None:
         machine.flush_ruleset()
     else:
         assert program == "ip", command
+        version = 6 if words[0] == "-6" else 4
         words = [word for word in words if word not in ("-4", "-6")]
-        {"addr": _address, "link": _link}[words[0]](machine, words[1], words[2:])
+        if words[0] == "fou":
+            _port(machine, words[1], words[2:], version)
+        else:
+            {"addr": _address, "link": _link}[words[0]](machine, words[1], words[2:])
+
+
+def _port(machine: Machine, verb: str, words: list[str], version: int) -> None:
+    options = _options([word for word in words if word != "gue"])
+    local = ip_address(options["local"]) if "local" in options else None
+    key = PortKey(int(options["port"]), version, local)
+    if verb == "del":
+        machine.delete_port(key)
+    else:
+        protocol = int(options.get("ipproto", "0"))
+        machine.add_port(UdpPort(key, "gue" in words, protocol, ours=False))
 
 
 def _remove(machine: Machine, name: str) -> None:
@@ -44,7 +60,7 @@ def _remove(machine: Machine, name: str) -> None:
     machine.links[name + "!"] = machine.links.pop(name)
     machine.links[name] = machine.links.pop(name + "!")
     link = machine.links[name]
-    if link.name in ("tunl0", "gre0"):
+    if link.name in FALLBACK.values():
         del machine.links[name]
         machine.announce(link.key)
     else:
@@ -117,7 +133,7 @@ def _described(words: list[str]) -> Link:
         elif word == "key":
             outer = replace(outer, key=int(more.pop(0)))
         elif word == "mode":
-            outer = replace(outer, protocol=4 if more.pop(0) == "ipip" else 0)
+            outer = replace(outer, protocol={"ipip": 4, "ip6ip": 41}.get(more.pop(0), 0))
         else:
             outer = replace(outer, **_FLAGS[word])
     return Link(name, kind, outer=outer if kind in MODULE_OF_KIND else None, answers_arp=kind == "veth")

@@ -46,12 +46,12 @@ lo up
 eth0 arp up
   10.0.3.2/24
   arp_ignore=1 arp_announce=2
-tunl0 ipip protocol 0 down
-dsr-ipip ipip local 10.0.3.2 up ours
+sit0 sit down
+dsr-ipip sit local 10.0.3.2 up ours
   192.0.0.8/32 ours
   rp_filter=2 ipv6.addr_gen_mode=1
 10.1.0.5 is reached from 10.0.3.2
-modules ipip"""
+modules sit"""
 
 
 # Most stories are not about the guard; those that are have a [guard] in their file.

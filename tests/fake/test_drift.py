@@ -51,7 +51,7 @@ REPAIRED: dict[str, tuple[list[str], list[str]]] = {
         ["WARNING tunnel dsr-ipip: it is missing; made again in 0.0 ms"],
     ),
     "the module's devices removed": (
-        ["rmmod ipip"],
+        ["rmmod sit"],
         ["WARNING tunnel dsr-ipip: it is missing; made again in 0.0 ms"],
     ),
     "tunnel down": (
@@ -59,7 +59,7 @@ REPAIRED: dict[str, tuple[list[str], list[str]]] = {
         ["WARNING tunnel dsr-ipip: it is down; brought up in 0.0 ms"],
     ),
     "tunnel's local changed": (
-        ["ip link change dsr-ipip type ipip local 10.9.9.9 mode ipip"],
+        ["ip link change dsr-ipip type sit local 10.9.9.9"],
         ["WARNING tunnel dsr-ipip: it was changed; changed in place to local 10.0.3.2 remote any in 0.0 ms"],
     ),
     "tunnel's address deleted": (
@@ -89,7 +89,7 @@ REPAIRED: dict[str, tuple[list[str], list[str]]] = {
     "tunnel down, its local and its reverse-path filter changed": (
         [
             "ip link set dsr-ipip down",
-            "ip link change dsr-ipip type ipip local 10.9.9.9 mode ipip",
+            "ip link change dsr-ipip type sit local 10.9.9.9",
             "sysctl -w net/ipv4/conf/dsr-ipip/rp_filter=1",
         ],
         [
@@ -125,7 +125,7 @@ async def test_a_link_of_ours_under_another_name_gets_its_name_back() -> None:
 
         await story.hears("ip link set dsr-ipip name other")
 
-        assert "dsr-ipip ipip local 10.0.3.2 up ours" in story.host
+        assert "dsr-ipip sit local 10.0.3.2 up ours" in story.host
         assert "other" not in story.host
         assert story.log() == ["WARNING tunnel dsr-ipip: it is ours under another name; renamed in 0.0 ms"]
 
@@ -224,7 +224,7 @@ async def test_the_tunnel_keeps_its_address_while_the_host_has_none() -> None:
         story.kernel.reach("10.1.0.5", None)
         await story.seconds(1)
 
-        assert "dsr-ipip ipip local 10.0.3.2 up ours" in story.host
+        assert "dsr-ipip sit local 10.0.3.2 up ours" in story.host
         assert story.log() == [
             "ERROR tunnel dsr-ipip: there is no route to its load balancers (yet), so its local address is not known"
         ]

@@ -80,12 +80,12 @@ dsr-gre gre local 10.0.3.2 up ours
 keyed gre local 10.0.3.2 key 7 up ours
   192.0.0.8/32 ours label keyed
   rp_filter=2 ipv6.addr_gen_mode=1
-tunl0 ipip protocol 0 down
-dsr-ipip ipip local 10.0.3.2 up ours
+sit0 sit down
+dsr-ipip sit local 10.0.3.2 up ours
   192.0.0.8/32 ours
   rp_filter=2 ipv6.addr_gen_mode=1
 10.1.0.5 is reached from 10.0.3.2
-modules ip_gre ipip"""
+modules ip_gre sit"""
 
 
 def same(host: str) -> object:
@@ -167,7 +167,7 @@ async def test_a_module_that_cannot_be_loaded_from_here_is_loaded_by_the_kernel(
     """Loading is a courtesy: creating the link does it as well, and both ways end alike."""
     story = Story()
     story.kernel.before_next(LoadModule, story.kernel.machine.loadable.clear)
-    story.kernel.before_next(AddLink, lambda: story.kernel.machine.loadable.add("ipip"))
+    story.kernel.before_next(AddLink, lambda: story.kernel.machine.loadable.add("sit"))
     async with story:
         assert story.host == IN_SYNC
 
@@ -180,15 +180,15 @@ async def test_a_module_that_cannot_be_had_is_named_before_anything_is_tried() -
     todo, observed = await plan_now(story.kernel, desired(FILE))
 
     assert [str(problem) for problem in todo.problems] == [
-        "dsr-ipip: the running kernel has no module ipip: install the package"
+        "dsr-ipip: the running kernel has no module sit: install the package"
     ]
     assert not [action for action in todo.actions if isinstance(action, LoadModule)]
     assert [action for action in todo.actions if isinstance(action, AddLink)]
     lines = printing.status(Status.of(desired(FILE), observed, None)).splitlines()
-    assert "  the running kernel has no module ipip: install the package" in lines
+    assert "  the running kernel has no module sit: install the package" in lines
     async with story:
-        assert story.log()[1] == "ERROR tunnel dsr-ipip: the running kernel has no module ipip: install the package"
-        story.kernel.machine.loadable.add("ipip")
+        assert story.log()[1] == "ERROR tunnel dsr-ipip: the running kernel has no module sit: install the package"
+        story.kernel.machine.loadable.add("sit")
         await story.seconds(300)
         assert story.log()[-1] == "INFO in sync again"
 
@@ -199,15 +199,15 @@ async def test_a_module_that_was_not_loaded_is_not_said_to_be() -> None:
     story.kernel.before_next(LoadModule, story.kernel.machine.loadable.clear)
     async with story:
         [load] = [o for o in story.reports[0].outcomes if isinstance(o.action, LoadModule)]
-        assert str(load) == "load module ipip: skipped (the kernel is asked for it when the link is made)"
-        story.kernel.machine.loadable.add("ipip")
+        assert str(load) == "load module sit: skipped (the kernel is asked for it when the link is made)"
+        story.kernel.machine.loadable.add("sit")
         await story.seconds(300)
 
 
 async def test_dependants_of_a_failed_step_are_skipped_with_the_reason() -> None:
     """No tunnel: its sysctls, address, mark and state wait; the VIPs and ARP silence do not."""
     story = Story()
-    story.kernel.fail_always(AddLink, Unsupported("the running kernel has no module ipip", "install the package"))
+    story.kernel.fail_always(AddLink, Unsupported("the running kernel has no module sit", "install the package"))
     async with story:
         outcomes = {str(outcome.action): outcome for outcome in story.reports[0].outcomes}
         skipped = [name for name, outcome in outcomes.items() if outcome.result is Result.SKIPPED]
@@ -224,7 +224,7 @@ async def test_dependants_of_a_failed_step_are_skipped_with_the_reason() -> None
         assert {str(outcomes[name].error) for name in skipped} == {"it waits for dsr-ipip"}
         assert "192.0.2.10/32 ours" in story.host
         assert "arp_ignore=1 arp_announce=2" in story.host
-        assert story.log()[1] == ("ERROR tunnel dsr-ipip: the running kernel has no module ipip: install the package")
+        assert story.log()[1] == ("ERROR tunnel dsr-ipip: the running kernel has no module sit: install the package")
         story.kernel.heal()
 
 
@@ -236,7 +236,7 @@ async def test_a_tunnel_is_not_brought_up_before_its_address_is_there() -> None:
         [bring_up, *_] = [o for o in story.reports[0].outcomes if isinstance(o.action, BringUp)]
         assert bring_up.result is Result.SKIPPED
         assert str(bring_up.error) == "it waits for 192.0.0.8/32 on dsr-ipip"
-        assert "dsr-ipip ipip local 10.0.3.2 down ours" in story.host
+        assert "dsr-ipip sit local 10.0.3.2 down ours" in story.host
 
         story.kernel.heal()
         await story.seconds(1)
@@ -246,16 +246,16 @@ async def test_a_tunnel_is_not_brought_up_before_its_address_is_there() -> None:
 
 async def test_what_is_replaced_goes_only_when_its_successor_is_there() -> None:
     """The stand-in cannot be made: the old tunnel stays, and carries on."""
-    host = HOST + "dsr-ipip ipip local 10.0.3.2 remote 10.1.0.5 up ours\n  192.0.0.8/32 ours\n  rp_filter=2"
+    host = HOST + "dsr-ipip sit local 10.0.3.2 remote 10.1.0.5 up ours\n  192.0.0.8/32 ours\n  rp_filter=2"
     story = Story(host=host)
     story.kernel.fail_always(AddLink, Transient("no memory"))
     async with story:
-        assert "dsr-ipip ipip local 10.0.3.2 remote 10.1.0.5 up ours" in story.host
+        assert "dsr-ipip sit local 10.0.3.2 remote 10.1.0.5 up ours" in story.host
 
         story.kernel.heal()
         await story.seconds(1)
 
-        assert "dsr-ipip ipip local 10.0.3.2 up ours" in story.host
+        assert "dsr-ipip sit local 10.0.3.2 up ours" in story.host
         assert "remote" not in story.host
         assert ".new" not in story.host
 

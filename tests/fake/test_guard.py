@@ -18,7 +18,7 @@ RELAXED = "[guard]\nrequired = false\n" + FILE
 WITHOUT = "[guard]\nenabled = false\n" + FILE
 NO_TUNNELS = GUARDED[: GUARDED.index("[[tunnel]]")] + FILE[FILE.index("[[vip]]") :]
 
-UP, DOWN = "dsr-ipip ipip local 10.0.3.2 up ours", "dsr-ipip ipip local 10.0.3.2 down ours"
+UP, DOWN = "dsr-ipip sit local 10.0.3.2 up ours", "dsr-ipip sit local 10.0.3.2 down ours"
 MISSING = Unsupported("there is no guard, because nftables is not installed", "install nftables")
 TOLD = "guard: there is no guard, because nftables is not installed: install nftables"
 BACK = "WARNING guard: it is missing; put back in 0.0 ms"

@@ -104,7 +104,7 @@ async def test_routes_alone_are_given_a_moment() -> None:
 
         await story.seconds(0.2)
 
-        assert "dsr-ipip ipip local 10.0.3.199 up ours" in story.host
+        assert "dsr-ipip sit local 10.0.3.199 up ours" in story.host
         assert len([report for report in story.passes() if report.outcomes]) == 1
 
 

@@ -46,7 +46,7 @@ async def test_a_tunnel_comes_as_soon_as_what_stood_in_its_way_is_gone() -> None
 
         await story.hears("ip link del dsr-ipip")
 
-        assert "dsr-ipip ipip local 10.0.3.2 up ours" in story.host
+        assert "dsr-ipip sit local 10.0.3.2 up ours" in story.host
         assert story.log() == [
             "WARNING tunnel dsr-ipip: it is missing; made again in 0.0 ms",
             "INFO in sync again",

@@ -12,6 +12,7 @@ A machine as a few lines of text, read and written: what `str(FakeKernel)` print
       192.0.0.8/32 ours
       rp_filter=2 ipv6.addr_gen_mode=1
     10.1.0.5 is reached from 10.0.3.2
+    port 6080 local 10.0.3.2 ours
     modules ipip
 
 Below a link are its addresses and those sysctls that are not 0. *ours* stands for everything our mark consists of (and
@@ -23,11 +24,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from dsr_agent.state.marks import ADDRESS_PROTO, ADOPTED_ALIAS, ALIAS, LINK_GROUP, label_for
 from dsr_agent.state.model import Address, Link, Outer, SysctlKey
+from dsr_agent.state.ports import PortKey, UdpPort
 
 if TYPE_CHECKING:
     from tests.fake.machine import Machine
@@ -159,6 +161,28 @@ def text_of_address(address: Address) -> str:
     return " ".join(words)
 
 
+# --- ports --------------------------------------------------------------------------------------------------------
+
+
+def port_of(text: str) -> UdpPort:
+    """Read one port: ``port 6080 local 10.0.3.2 ours``, ``port 5555 IPv6 protocol 4``."""
+    _, number, *words = text.split()
+    local = ip_address(words[words.index("local") + 1]) if "local" in words else None
+    version = local.version if local else 6 if "IPv6" in words else 4
+    protocol = int(words[words.index("protocol") + 1]) if "protocol" in words else 0
+    key = PortKey(int(number), version, local)
+    return UdpPort(key, not protocol, protocol, "narrow" in words, ours="ours" in words)
+
+
+def text_of_port(port: UdpPort) -> str:
+    """The line that `port_of` reads back."""
+    words = [f"port {port.key.number}", *([f"local {port.key.local}"] if port.key.local else [])]
+    words += ["IPv6"] if port.key.local is None and port.key.version == 6 else []
+    words += [] if port.gue else [f"protocol {port.protocol}"]
+    words += ["narrow"] * port.narrow + ["ours"] * port.ours
+    return " ".join(words)
+
+
 # --- the whole machine --------------------------------------------------------------------------------------------
 
 
@@ -172,6 +196,7 @@ def text_of(machine: Machine) -> str:
     if settings := list(_sysctl_lines(machine, "all")):
         lines += ["all", *settings]
     lines += [f"{target} is reached from {source}" for target, source in machine.sources.items()]
+    lines += sorted(map(text_of_port, machine.ports))
     lines += [f"modules {' '.join(sorted(machine.modules))}"] if machine.modules else []
     lines += [] if machine.ipv6 else ["no IPv6"]
     lines += [] if machine.keeps_proto else ["no IFA_PROTO"]
@@ -213,7 +238,9 @@ def read_into(machine: Machine, text: str) -> None:
         elif words[0] == "no":
             machine.keeps_proto = machine.keeps_proto and words[1] != "IFA_PROTO"
         elif words[1:4] == ["is", "reached", "from"]:
-            machine.sources[IPv4Address(words[0])] = IPv4Address(words[4])
+            machine.sources[ip_address(words[0])] = ip_address(words[4])
+        elif words[0] == "port":
+            machine.ports.add(port_of(line))
         else:
             name = words[0]
             if name != "all":

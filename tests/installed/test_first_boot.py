@@ -45,12 +45,12 @@ from tests.lab.test_drift import DRIFTS, POLLED
 from tests.lab.traffic import Answer, ask_tcp, ask_udp, client_ip
 from tests.lab.world import RS1
 
-MODULES = ("ipip", "ip_gre")
+MODULES = ("ipip", "sit", "ip_gre")
 
 
 def what_serves() -> str:
     """The addresses on ``lo``, and all tunnels that are up."""
-    return run("ip", "-o", "address", "show", "dev", "lo") + run("ip", "-o", "link", "show", "up", "type", "ipip")
+    return run("ip", "-o", "address", "show", "dev", "lo") + run("ip", "-o", "link", "show", "up", "type", "sit")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,7 +154,7 @@ class TestServing:
 
 WANTED = {
     "VIP deleted", "IPv6 VIP deleted", "ipip tunnel deleted", "gre tunnel deleted", "ipip tunnel set down",
-    "gre tunnel rp_filter = 1", "ipip tunnel forwarding = 1", "modprobe -r ipip", "lo down and up",
+    "gre tunnel rp_filter = 1", "ipip tunnel forwarding = 1", "modprobe -r sit", "lo down and up",
     "arp_ignore lowered (polled)",
 }  # fmt: skip
 

@@ -127,7 +127,7 @@ def _outer() -> Iterator[Attack]:
     yield Attack("gre from a stranger", SOURCE, DELIVERED, in_gre(inner(), ATTACKER))
     yield Attack("gre with ipv6 from a stranger", SOURCE, DELIVERED, in_gre(TO_VIP6, ATTACKER))
     yield Attack("gre with the right key from a stranger", SOURCE, DELIVERED, in_gre(inner(), ATTACKER, KEYED, key=KEY))
-    yield Attack("6in4 from a stranger", SOURCE, ANSWERED, sit(TO_VIP6, ATTACKER))
+    yield Attack("6in4 from a stranger", SOURCE, DELIVERED, sit(TO_VIP6, ATTACKER))
     yield Attack(
         "ipip with outer options from a stranger", SOURCE, DELIVERED, ipip(inner(), ATTACKER, options=RECORD_ROUTE)
     )
@@ -141,7 +141,7 @@ def _outer() -> Iterator[Attack]:
     yield Attack("ipip from a balancer that is declared for gre", PROTOCOL, DELIVERED, ipip(inner(), ONLY_GRE))
     yield Attack("gre from a balancer that is declared for ipip", PROTOCOL, DELIVERED, in_gre(inner(), ONLY_IPIP))
     yield Attack("ipip to the address of a gre tunnel", PROTOCOL, ANSWERED, ipip(inner(), destination=KEYED))
-    yield Attack("6in4 from a balancer", PROTOCOL, ANSWERED, sit(TO_VIP6))
+    yield Attack("allowed: 6in4 from a balancer", ALLOWED, DELIVERED, sit(TO_VIP6))
     mpls = outer(MPLS, behind_bytes(LABEL, one(inner())))
     yield Attack("mpls in ip from a balancer", BY_KERNEL, "", mpls)
 
@@ -343,7 +343,7 @@ def _prepared() -> Iterator[Attack]:
     yield Attack("gre0 up: a key that nobody has", HEADER, DELIVERED, in_gre(inner(HOST), key=9), up)
     yield Attack("gre0 up: gre from a stranger", SOURCE, DELIVERED, in_gre(inner(HOST), ATTACKER, key=9), up)
     yield Attack("sit0 up: 6in4 from a stranger", SOURCE, DELIVERED, sit(inner(HOST6, CLIENT6), ATTACKER), up)
-    yield Attack("sit0 up: 6in4 from a balancer", PROTOCOL, DELIVERED, sit(inner(HOST6, CLIENT6)), up)
+    yield Attack("sit0 up: 6in4 from a balancer", INNER_DESTINATION, DELIVERED, sit(inner(HOST6, CLIENT6)), up)
     yield Attack("tunl0 up: ipip in ipip to a vip", NESTED, DELIVERED, ipip(ipip(inner(HOST), CLIENT, VIP)), up)
     yield Attack("gre0 up: gre in ipip to a vip", NESTED, DELIVERED, ipip(in_gre(inner(HOST), CLIENT, VIP)), up)
     yield Attack(

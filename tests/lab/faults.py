@@ -46,11 +46,12 @@ TUN_IPIP = f"type ipip local {LOCAL}"
 
 _NOT_THE_CARD = "the self-test does not come by the card"
 
+_UNLOAD_IPIP = ("modprobe -r sit", "modprobe -r ipip")
 MODULES = (
     Fault(
-        "module ipip unloaded and forbidden",
+        "modules sit and ipip unloaded and forbidden",
         "module_forbidden",
-        all_of(file(MODPROBE, "install ipip /bin/false\n"), shell("modprobe -r ipip")),
+        all_of(file(MODPROBE, "install sit /bin/false\ninstall ipip /bin/false\n"), shell(*_UNLOAD_IPIP)),
         no_file(MODPROBE),
         IPIP,
     ),
@@ -61,7 +62,7 @@ MODULES = (
         all_of(no_file(MODPROBE), shell("modprobe ip_gre"), keyed_tunnel),
         (*GRE, KEYED),
     ),
-    Fault("module ipip unloaded", "module_missing", shell("modprobe -r ipip"), cut=IPIP, agent=STOPPED),
+    Fault("module sit unloaded", "module_missing", shell(*_UNLOAD_IPIP), cut=IPIP, agent=STOPPED),
 )
 
 _SPY = f"link add spy {TUN_IPIP} remote {BALANCER_IP}"
@@ -103,7 +104,7 @@ TUNNELS = (
     Fault(
         "tunnel with another local address",
         "tunnel_other",
-        server("link change dsr-ipip type ipip local 10.3.0.77"),
+        server("link change dsr-ipip type sit local 10.3.0.77"),
         cut=IPIP,
         agent=STOPPED,
     ),

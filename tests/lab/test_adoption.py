@@ -15,7 +15,8 @@ from tests.lab.servers import GRE, GRE6, IPIP, VIPS, clean, real_server, streams
 from tests.lab.spaces import inside, run
 from tests.lab.world import RS1
 
-CONFIG = tunnel("ipip") + tunnel("gre") + "".join(vip(address) for address in VIPS)
+# An IPv6 VIP by ipip, too, would have its link replaced.
+CONFIG = tunnel("ipip") + tunnel("gre") + vip(IPIP) + vip(GRE) + vip(GRE6, tunnels=["dsr-gre"])
 
 VIPS_BY_HAND = (
     f"ip addr add {IPIP}/32 dev lo",

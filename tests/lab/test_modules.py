@@ -32,11 +32,11 @@ def server() -> Iterator[Eye]:
 
 
 def unload() -> None:
-    shell("modprobe -r ipip", "modprobe -r ip_gre")()
+    shell("modprobe -r sit", "modprobe -r ipip", "modprobe -r ip_gre")()
 
 
 def loaded() -> set[str]:
-    return {name for name in ("ipip", "ip_gre") if Path("/sys/module", name).exists()}
+    return {name for name in ("sit", "ipip", "ip_gre") if Path("/sys/module", name).exists()}
 
 
 @contextlib.contextmanager
@@ -56,14 +56,17 @@ def test_they_are_loaded(wrapper: tuple[str, ...]) -> None:
     assert not loaded()
     with Agent(RS1, CONFIG, wrapper=wrapper) as agent:
         assert "not in sync" not in agent.log()
-        assert loaded() == {"ipip", "ip_gre"}
+        assert loaded() == {"sit", "ip_gre"}
         with streams([IPIP, GRE]) as found:
             assert clean(total(found))
 
 
 @pytest.mark.parametrize(
     ("text", "wrapper"),
-    [("blacklist ipip\n", ()), ("# no\ninstall ipip /bin/false\n", (*NOBODY, *ONE_CAPABILITY))],
+    [
+        ("blacklist sit\nblacklist ipip\n", ()),
+        ("# no\ninstall sit /bin/false\ninstall ipip /bin/false\n", (*NOBODY, *ONE_CAPABILITY)),
+    ],
     ids=["blacklist", "install"],
 )
 def test_a_blacklist_is_named(text: str, wrapper: tuple[str, ...], server: Eye) -> None:
@@ -79,10 +82,20 @@ def test_a_blacklist_is_named(text: str, wrapper: tuple[str, ...], server: Eye) 
         assert applied.returncode == 1
         assert where in applied.stdout
         assert "load module ipip" not in applied.stdout
+        assert "load module sit" not in applied.stdout
         BLACKLIST.write_text("")
         agent.wait_log("in sync again")  # without a restart
         with streams([IPIP, GRE]) as found:
             assert total(found).lost == 0
+
+
+def test_where_one_module_is_forbidden_the_other_will_do_for_ipv4(server: Eye) -> None:
+    """A link of kind ipip takes IPv4 as well."""
+    with blacklist("blacklist sit\n"), Agent(RS1, CONFIG) as agent:
+        assert "not in sync" not in agent.log()
+        assert sorted(link.kind for link in server.ours()) == ["gre", "ipip"]
+        with streams([IPIP, GRE]) as found:
+            assert clean(total(found))
 
 
 @pytest.mark.irreversible

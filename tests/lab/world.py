@@ -26,8 +26,9 @@ SPACES = (CLIENT, ROUTER, BALANCER, RS1, RS2)
 SERVERS = (RS1, RS2)
 
 CLIENT_IP, CLIENT_IP6 = "10.1.0.2", "fd00:1::2"
-BALANCER_IP = "10.2.0.5"
+BALANCER_IP, BALANCER_IP6 = "10.2.0.5", "fd00:2::5"
 SERVER_IP: Mapping[str, str] = {RS1: "10.3.0.11", RS2: "10.3.0.12"}
+SERVER_IP6: Mapping[str, str] = {RS1: "fd00:3::11", RS2: "fd00:3::12"}
 
 VIPS, VIPS6 = "192.0.2.0/24", "2001:db8:f::/64"
 
@@ -39,15 +40,19 @@ WRAP: Mapping[str, str] = {
     "ipip": "-i",
     "gre": "-i --tun-type gre --tun-nocsum",
     "gre-csum": "-i --tun-type gre --tun-csum",
+    "gue": "-i --tun-type gue --tun-port 6080 --tun-nocsum",
+    "gue-csum": "-i --tun-type gue --tun-port 6080 --tun-csum",
+    "gue-remcsum": "-i --tun-type gue --tun-port 6080 --tun-remcsum",
 }
 
 
 @dataclass(frozen=True)
 class Virtual:
-    """A VIP, and how the balancer wraps what it sends on."""
+    """A VIP, how the balancer wraps what it sends on, and the version of the header that it puts around it."""
 
     address: str
     wrap: str
+    outer: int = 4
 
     @property
     def six(self) -> bool:
@@ -146,7 +151,9 @@ def serve(virtuals: Sequence[Virtual], ports: Mapping[int, Sequence[str]] = PORT
     for virtual in virtuals:
         for service, servers in _services(virtual, ports):
             rules.append(f"-A {service} -s rr" + " --ops" * (one_packet and service.startswith("-u")))
-            rules += [f"-a {service} -r {SERVER_IP[server]} {WRAP[virtual.wrap]}" for server in servers]
+            port = service.rpartition(":")[2]
+            to = [SERVER_IP[server] if virtual.outer == 4 else f"[{SERVER_IP6[server]}]:{port}" for server in servers]
+            rules += [f"-a {service} -r {address} {WRAP[virtual.wrap]}" for address in to]
     _ipvs(rules)
 
 
@@ -188,3 +195,27 @@ def send_keyed(address: str, server: str, key: int | None, *, checksum: bool = F
     ip(BALANCER, f"link set {name} up")
     ip(BALANCER, f"route add {address} dev {name}")
     set_sysctls(BALANCER, {"ipv4/ip_forward": 1})
+
+
+@dataclass(frozen=True)
+class Sender:
+    """
+    A link by which the balancer wraps in a way that IPVS does not know: its *kind*, the version of the header around,
+    and what ``ip link`` is told about it.
+    """
+
+    kind: str
+    outer: int = 4
+    form: str = ""
+
+    def make(self, server: str, name: str) -> None:
+        """Have a link called *name* to one real server."""
+        here, there = (BALANCER_IP, SERVER_IP) if self.outer == 4 else (BALANCER_IP6, SERVER_IP6)
+        ip(BALANCER, f"link add {name} type {self.kind} local {here} remote {there[server]} {self.form}".rstrip())
+        ip(BALANCER, f"link set {name} up")
+        set_sysctls(BALANCER, {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
+
+
+def route(address: str, name: str) -> None:
+    """Have the balancer send what comes for *address* by its link called *name*."""
+    ip(BALANCER, f"{'-6 ' if ':' in address else ''}route add {address} dev {name}")

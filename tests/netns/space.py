@@ -59,7 +59,8 @@ def put(*addresses: Address) -> None:
 
 def has_kind(kind: str) -> bool:
     """Whether this kernel has tunnel links of *kind*, tried out."""
-    probe = ["ip", "link", "add", "probe0", "type", kind, "local", "10.99.0.1"]
+    local = "2001:db8:99::1" if kind.startswith("ip6") else "10.99.0.1"
+    probe = ["ip", "link", "add", "probe0", "type", kind, "local", local]
     made = subprocess.run(probe, capture_output=True, check=False).returncode == 0
     if made:
         sh("ip link del probe0")
@@ -85,9 +86,14 @@ def namespace() -> Iterator[None]:
             sh("ip link set lo up")
             yield
         finally:
-            assert _LIBC.setns(before, _CLONE_NEWNET) == 0
+            enter(before)
     finally:
         os.close(before)
+
+
+def enter(descriptor: int) -> None:
+    """Move this thread to the network namespace of an open file."""
+    assert _LIBC.setns(descriptor, _CLONE_NEWNET) == 0
 
 
 class RealWorld:

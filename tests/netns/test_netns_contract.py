@@ -7,6 +7,7 @@ import pytest
 from tests.fake.contract.announcements import *  # noqa: F403
 from tests.fake.contract.links import *  # noqa: F403
 from tests.fake.contract.looking import *  # noqa: F403
+from tests.fake.contract.ports import *  # noqa: F403
 from tests.netns.space import RealWorld
 
 

@@ -24,7 +24,7 @@ def wrapped(encapsulation: str, inner: bytes, version: int = 4, **header: Any) -
     """As a load balancer sends it."""
     tunnel = Tunnel("t", encapsulation, LocalAddress(HERE), **header)
     means = carrier(tunnel)
-    return ipv4(BALANCER, HERE, means.protocol, means.wrap(tunnel, version, inner))
+    return ipv4(BALANCER, HERE, means.protocol(version), means.wrap(tunnel, version, inner))
 
 
 @pytest.mark.parametrize("checksum", [False, True])

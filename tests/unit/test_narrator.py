@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from ipaddress import ip_address
+from typing import get_args
 
+import pytest
+
+from dsr_agent.service import narrator
 from dsr_agent.service.narrator import Narrator
 from dsr_agent.state.actions import (
     Action,
     AddAddress,
     AddLink,
     BringUp,
+    ChangeLink,
     DeleteAddress,
     LoadModule,
     MarkLink,
@@ -301,3 +306,9 @@ def test_names_are_those_of_the_file_after_a_reload() -> None:
 
     assert before[0].startswith("WARNING 192.0.2.77/32 on lo: ")
     assert after[0].startswith("WARNING VIP 192.0.2.77/32 on lo: ")
+
+
+@pytest.mark.parametrize("kind", get_args(Action), ids=lambda kind: kind.__name__)
+def test_there_is_a_word_for_every_step(kind: type) -> None:
+    """One that is missing would end the agent at the first such repair."""
+    assert kind in narrator._VERBS or kind in (WriteSysctl, ChangeLink)

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
+from dsr_agent.reconcile.local import targets
 from dsr_agent.reconcile.plan import plan
-from dsr_agent.reconcile.resolve import targets
 from dsr_agent.state.model import EVERYTHING, HOST, AddressKey, Desired, Observed, Scope
 from tests.fake.kernel import FakeKernel
 from tests.fake.story import FILE, IN_SYNC, desired

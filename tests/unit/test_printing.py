@@ -89,6 +89,7 @@ async def test_a_status_in_json() -> None:
             "local": "10.0.3.2",
             "key": None,
             "checksum": False,
+            "port": None,
             "load_balancers": ["10.1.0.5/32"],
             "state": "down",
             "troubles": [
@@ -136,7 +137,7 @@ async def test_a_report_says_what_was_done_and_what_was_not() -> None:
 
     lines = printing.report(report).splitlines()
     assert lines[0] == (
-        "failed   add ipip tunnel dsr-ipip local 10.0.3.2 remote any: the running kernel has no module ipip: install it"
+        "failed   add sit tunnel dsr-ipip local 10.0.3.2 remote any: the running kernel has no module ipip: install it"
     )
     assert lines[-2] == "skipped  bring dsr-ipip up: it waits for dsr-ipip"
     assert {line.split()[0] for line in lines[1:-1]} == {"skipped"}
@@ -146,7 +147,7 @@ async def test_a_report_says_what_was_done_and_what_was_not() -> None:
     assert value["outcomes"][0] == {
         "action": "AddLink",
         "key": "dsr-ipip",
-        "text": "add ipip tunnel dsr-ipip local 10.0.3.2 remote any",
+        "text": "add sit tunnel dsr-ipip local 10.0.3.2 remote any",
         "why": "it is missing",
         "result": "failed",
         "error": "the running kernel has no module ipip: install it",

@@ -87,9 +87,10 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         overview = self._board.overview
         wanted = self._sources.wanted(overview)
-        tunnels = {name: name for name in overview.desired.tunnels}
+        tunnels = {name: name for name in overview.desired.linked}
         tunnels |= {item.tunnel.name: item.link.name for item in wanted.carried}
-        readings, counted = self._look(overview, {link: name for name, link in tunnels.items()})
+        # What a link counts that several tunnels share is told as the first one's.
+        readings, counted = self._look(overview, {link: name for name, link in reversed(tunnels.items())})
         if overview.desired is not self._desired:
             self._desired, self._names = overview.desired, {key.ip: str(key.ip) for key in overview.desired.vips}
             self._guard_totals.keep(guard.declared(overview.desired, tunnels.values()))
@@ -131,10 +132,11 @@ class Metrics:
     def _guard(self, overview: Overview, counted: Counted) -> Iterator[Metric]:
         desired, observed = overview.desired, overview.observed
         there = observed.guard.table is not None
-        yield _gauge("dsr_guard_in_place", [((), there and GUARD not in overview.undone)])
+        yield _gauge("dsr_guard_in_place", [((), there and desired.guard is not None and GUARD not in overview.undone)])
         yield _gauge("dsr_guard_held", [((), observed.guard.held)])
         yield _gauge("dsr_foreign_drops", [((), len(self._board.foreign_drops))])
-        open_to_all = [((name,), not tunnel.load_balancers) for name, tunnel in desired.tunnels.items()]
+        told = [(name, tunnel) for name, tunnel in desired.tunnels.items() if tunnel.encapsulation != "l2"]
+        open_to_all = [((name,), not tunnel.load_balancers) for name, tunnel in told]
         yield _gauge("dsr_tunnel_open_to_anybody", open_to_all)
         yield _gauge("dsr_fallback_device_up", guard.fallback_devices(observed))
         for name, rows in (
@@ -219,10 +221,14 @@ def _effective(observed: Observed, wanted: Wanted) -> Samples:
 def _tunnels(overview: Overview, carriers: Mapping[str, str]) -> Iterator[Metric]:
     info, up = [], []
     for name, tunnel in overview.desired.tunnels.items():
-        link = overview.observed.links.get(carriers[name])
+        carrier = carriers.get(name, "")
+        link = overview.observed.links.get(carrier)
         local = str(link.outer.local or "") if link and link.outer else ""
-        info.append(((name, tunnel.encapsulation, carriers[name], local), 1))
-        up.append(((name,), bool(link and link.up and owns_link(link))))
+        info.append(((name, tunnel.encapsulation, carrier, local), 1))
+        if tunnel.encapsulation == "dscp":
+            up.append(((name,), overview.observed.guard.table is not None and GUARD not in overview.undone))
+        elif not tunnel.bare:
+            up.append(((name,), bool(link and link.up and owns_link(link))))
     yield _gauge("dsr_tunnel_info", info)
     yield _gauge("dsr_tunnel_up", up)
 

@@ -55,7 +55,11 @@ GAUGES = _of(
             "Whether the self-test reaches the VIP by the tunnel (1), or has been lost [probe] fall times (0).",
         ),
         ("dsr_tunnel_info", "tunnel encapsulation link local", "Always 1; what carries the tunnel."),
-        ("dsr_tunnel_up", "tunnel", "Whether the tunnel's link is there and up."),
+        (
+            "dsr_tunnel_up",
+            "tunnel",
+            "Whether the tunnel's link is there and up; for dscp, whether its rules are in place.",
+        ),
         (
             "dsr_tunnel_last_decapsulation_timestamp_seconds",
             "tunnel",
@@ -102,7 +106,11 @@ COUNTERS = _of(
         ("dsr_guard_accepted_bytes_total", "tunnel load_balancer", "Bytes of them, with both headers."),
         ("dsr_guard_dropped_packets_total", "reason", "Packets that were refused, by reason."),
         ("dsr_guard_dropped_bytes_total", "reason", "Bytes of them."),
-        ("dsr_vip_received_packets_total", "vip", "Packets that came to the VIP out of tunnels."),
+        (
+            "dsr_vip_received_packets_total",
+            "vip",
+            "Packets that came to the VIP: out of tunnels, by code point (dscp), or as they are (l2).",
+        ),
         ("dsr_vip_received_bytes_total", "vip", "Bytes of them, with their own IP header."),
         (
             "dsr_check_failures_total",

@@ -27,13 +27,14 @@ def accepted(desired: Desired, counted: Counted) -> Rows:
 
 def _senders(desired: Desired) -> Iterator[tuple[tuple[str, str], Place]]:
     """Tunnel and load balancer, and where they are counted."""
-    for name, tunnel in desired.tunnels.items():
+    for name, tunnel in desired.linked.items():
         if not tunnel.load_balancers:
             yield (name, "any"), (counted_in(name), "")
         for network in tunnel.load_balancers:
             single = network.prefixlen == network.max_prefixlen
             label = str(network.network_address) if single else str(network)
-            yield (name, label), (counted_in(name, network.prefixlen), element(network.network_address))
+            counting = counted_in(name, network.prefixlen, network.version)
+            yield (name, label), (counting, element(network.network_address))
 
 
 def refused(counted: Counted) -> Rows:

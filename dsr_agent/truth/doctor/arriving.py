@@ -11,7 +11,7 @@ from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.probe import Way
-from dsr_agent.tunnels import carrier
+from dsr_agent.tunnels import carrier, protocols_of
 
 NAMES = {4: "IPIP", UDP: "GUE or FOU", 41: "6in4", 47: "GRE"}
 _ENCAPSULATION = {4: '"ipip"', 47: '"gre"'}
@@ -21,7 +21,8 @@ _SHOWN = 3
 def arriving(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     """Whether something comes in for the tunnel, and whether it is what it takes."""
     way = evidence.ways.get(tunnel.name)
-    if evidence.captured is None or way is None:
+    unread = tunnel.port is not None or tunnel.version == 6  # the capture reads IP in IP and GRE, over IPv4
+    if evidence.captured is None or way is None or unread:
         yield _by_the_guard(tunnel, evidence)
         return
     wrong = list(_wrong(way, evidence))
@@ -62,7 +63,7 @@ class _Misfit(NamedTuple):
 def _misfit(packet: Outer, way: Way) -> _Misfit | None:
     """In what a balancer's packet differs from what the tunnel takes; its destination is not asked here."""
     tunnel, here = way.tunnel, f"in [[tunnel]] {way.tunnel.name}"
-    if packet.protocol != carrier(tunnel).protocol:
+    if packet.protocol not in protocols_of(tunnel):
         name = NAMES.get(packet.protocol, f"protocol {packet.protocol}")
         saw = f"{packet.source} sends {name}; the file says {tunnel.encapsulation}"
         if packet.protocol in _ENCAPSULATION:
@@ -103,7 +104,7 @@ def _wrong(way: Way, evidence: Evidence) -> Iterator[Finding]:
         if _of(packet, way):
             if misfit := _elsewhere(packet, way) or _misfit(packet, way):
                 seen[misfit] = seen.get(misfit, 0) + 1
-        elif packet.destination == _local(way) and packet.protocol == carrier(way.tunnel).protocol:
+        elif packet.destination == _local(way) and packet.protocol in protocols_of(way.tunnel):
             if not any(_of(packet, other) for other in evidence.ways.values()):
                 strangers[str(packet.source)] = strangers.get(str(packet.source), 0) + 1
     refused = _refused(evidence)
@@ -135,7 +136,7 @@ def _elsewhere(packet: Outer, way: Way) -> _Misfit | None:
 def _strangers(way: Way, strangers: dict[str, int], evidence: Evidence) -> Finding:
     told = Told(Stage.ARRIVING, way.tunnel.name)
     who = _some(strangers)
-    name = NAMES[carrier(way.tunnel).protocol]
+    name = NAMES[carrier(way.tunnel).protocol(4)]
     saw = f"{who} send{'s' * (len(strangers) == 1)} {name} and is no declared load balancer"
     remedy = f'add "{next(iter(strangers))}" to load_balancers in [[tunnel]] {way.tunnel.name}, or find out who that is'
     counted = (_packets(sum(strangers.values()), evidence), *_refused(evidence))
@@ -151,7 +152,7 @@ def _nothing(way: Way, evidence: Evidence) -> Finding:
     """Nobody sends: no traffic, or something before this host keeps it back; the two look alike from here."""
     told, tunnel = Told(Stage.ARRIVING, way.tunnel.name), way.tunnel
     assert evidence.captured is not None
-    name, protocol = NAMES[carrier(tunnel).protocol], carrier(tunnel).protocol
+    name, protocol = NAMES[carrier(tunnel).protocol(4)], carrier(tunnel).protocol(4)
     if not evidence.captured.complete:
         return unknown(Stage.ARRIVING, "there was more traffic than could be looked at", tunnel.name)
     saw = f"no {name} from any load balancer in {evidence.seconds:.0f} s"

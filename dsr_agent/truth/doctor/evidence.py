@@ -25,7 +25,7 @@ from dsr_agent.state.model import AddressKey, Desired, Ip, Key, Network, Observe
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.truth.listeners import Finding as Listening
 from dsr_agent.truth.listeners import Service
-from dsr_agent.truth.probe import Pair, Way, tunnels_of
+from dsr_agent.truth.probe import Pair, Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,9 @@ class Evidence:
 
     @cached_property
     def tunnels(self) -> tuple[Tunnel, ...]:
-        """Those that carry one of the VIPs."""
-        names = {name for vip in self.vips for name in tunnels_of(vip, self.desired)}
-        return tuple(tunnel for name, tunnel in self.desired.tunnels.items() if name in names)
+        """Those that carry one of the VIPs; what is not wrapped comes through none."""
+        names = {name for vip in self.vips for name in vip.tunnels}
+        return tuple(tunnel for name, tunnel in self.desired.linked.items() if name in names)
 
     @property
     def about_all(self) -> bool:

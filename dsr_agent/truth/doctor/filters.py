@@ -18,7 +18,7 @@ from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.doctor.tunnel import APPLY
 from dsr_agent.truth.findings import said, suspect
 from dsr_agent.truth.probe import Way
-from dsr_agent.tunnels import carrier
+from dsr_agent.tunnels import protocols_of
 
 _RULES = "nft -a list ruleset"
 _FIREWALL = ("firewall_behind_tunnel", "firewall_before_tunnel", "unknown")
@@ -130,7 +130,8 @@ def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -
 
 def _declared(drop: ForeignDrop, way: Way) -> bool:
     """Whether it dropped what the tunnel takes, from one of its balancers."""
-    if not drop.packet.startswith(f"{NAMES[carrier(way.tunnel).protocol]} "):
+    names = [NAMES[protocol] for protocol in protocols_of(way.tunnel) if protocol in NAMES]
+    if not any(drop.packet.startswith(f"{name} ") for name in names):
         return False
     return not way.tunnel.load_balancers or is_in(ip_address(drop.source), way.tunnel.load_balancers)
 

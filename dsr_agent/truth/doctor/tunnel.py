@@ -23,7 +23,8 @@ _UNTAKEN = ("IpInUnknownProtos", "IcmpOutDestUnreachs", "IcmpMsgOutType3")
 
 def module(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     """Whether the kernel has such links at all."""
-    told, kind = Told(Stage.MODULE, tunnel.name), carrier(tunnel).kind
+    way = evidence.ways.get(tunnel.name)
+    told, kind = Told(Stage.MODULE, tunnel.name), way.link.kind if way else carrier(tunnel).kinds[0]
     name = MODULE_OF_KIND.get(kind, kind)
     observed = evidence.observed
     if name in observed.modules or any(link.kind == kind for link in observed.links.values()):
@@ -131,10 +132,15 @@ def _in_vrf(way: Way, evidence: Evidence) -> str:
 
 
 def _masking(way: Way, evidence: Evidence) -> str:
-    """The fallback device that would take the tunnel's packets, if it is up."""
+    """
+    The fallback device that would take the tunnel's packets, if it is up.
+
+    An ``ipip`` device is asked before any ``sit`` one (priorities 1 and 2: net/ipv4/ipip.c, net/ipv6/sit.c).
+    """
+    takers = {way.link.kind, *({"ipip"} & set(carrier(way.tunnel).kinds))}
     for name in sorted(FALLBACK_DEVICES & evidence.observed.links.keys()):
         device = evidence.observed.links[name]
-        if device.up and device.kind == way.link.kind and name != way.link.name:
+        if device.up and device.kind in takers and name != way.link.name:
             return name
     return ""
 
@@ -145,7 +151,9 @@ def _tested(way: Way, evidence: Evidence) -> Iterator[Finding]:
     for _, sight in evidence.sights_of(way.tunnel.name):
         if sight.what is Seen.ELSEWHERE:
             saw = f"the self-test's packet came out of {sight.came}, which takes the tunnel's packets in its place"
-            yield told.fault(Cause.TUNNEL_MASKED, saw, f"ip link del {sight.came}")
+            # The kernel makes a fallback device again as long as its module is there.
+            remedy = f"ip link set {sight.came} down" if sight.came in FALLBACK_DEVICES else f"ip link del {sight.came}"
+            yield told.fault(Cause.TUNNEL_MASKED, saw, remedy)
             return
         if sight.what is Seen.NO_TUNNEL or suspect(sight) in ("tunnel", "tunnel_refuses"):
             refused = evidence.received(way.link.name)

@@ -10,7 +10,6 @@ from dsr_agent.state.probe import Sight
 from dsr_agent.truth.doctor import agent, application, arriving, filters, mtu, reverse_path, tunnel, vip, way_back
 from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, skipped
 from dsr_agent.truth.doctor.evidence import Evidence
-from dsr_agent.truth.probe import tunnels_of
 
 _OF_TUNNELS: tuple[Callable[[Tunnel, Evidence], Iterator[Finding]], ...] = (
     arriving.arriving,
@@ -89,7 +88,7 @@ def _of_vip(
     each: Vip, by_tunnel: Mapping[str, list[Finding]], sights: dict[str, Sight], evidence: Evidence
 ) -> Iterator[Finding]:
     """All stages of one VIP, in order; what its tunnels have in common with other VIPs was looked at once."""
-    names = tunnels_of(each, evidence.desired)
+    names = [name for name in each.tunnels if name in by_tunnel]
     found = [finding for name in names for finding in by_tunnel[name] if _concerns(finding, each)]
     found += vip.vip(each, sights, evidence)
     for name in names:

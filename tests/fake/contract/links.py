@@ -32,6 +32,10 @@ from dsr_agent.state.why import Why
 from tests.fake.contract.world import NIC, World, done, four, look, refused, tunnel
 
 TUNNELS = [
+    tunnel("dsr0", "sit"),
+    tunnel("dsr0", "ip6tnl"),
+    tunnel("dsr0", "ip6gre"),
+    tunnel("dsr0", "ip6gre", 7, checksum=True),
     tunnel("dsr0", "ipip"),
     tunnel("dsr0", "gre"),
     tunnel("dsr0", "gre", 7),
@@ -71,6 +75,12 @@ async def test_a_name_that_is_taken(world: World) -> None:
         (tunnel("dsr0", "gre"), tunnel("dsr1", "gre", 7), False),
         (tunnel("dsr0", "gre", 7), tunnel("dsr1", "gre", 8), False),
         (tunnel("dsr0", "gre", 7), tunnel("dsr1", "gre", 7, checksum=True), True),
+        (tunnel("dsr0", "sit"), tunnel("dsr1", "sit"), True),
+        (tunnel("dsr0", "ipip"), tunnel("dsr1", "sit"), False),
+        (tunnel("dsr0", "ip6tnl"), tunnel("dsr1", "ip6tnl"), True),
+        (tunnel("dsr0", "ip6tnl"), tunnel("dsr1", "ip6gre"), False),
+        (tunnel("dsr0", "ip6gre"), tunnel("dsr1", "ip6gre", checksum=True), True),
+        (tunnel("dsr0", "ip6gre", 7), tunnel("dsr1", "ip6gre", 8), False),
     ],
     ids=str,
 )
@@ -95,6 +105,10 @@ async def test_two_links_cannot_wait_for_the_same_packets(world: World, one: Lin
         (tunnel("dsr0", "gre", 7), tunnel("dsr0", "gre")),
         (tunnel("dsr0", "gre"), tunnel("dsr0", "gre", checksum=True)),
         (tunnel("dsr0", "gre", 7, checksum=True), tunnel("dsr0", "gre")),
+        (tunnel("dsr0", "sit"), tunnel("dsr0", "sit", local="10.0.9.9")),
+        (tunnel("dsr0", "ip6tnl"), tunnel("dsr0", "ip6tnl", local="2001:db8:9::9")),
+        (tunnel("dsr0", "ip6gre"), tunnel("dsr0", "ip6gre", 7, checksum=True)),
+        (tunnel("dsr0", "ip6gre", 7), tunnel("dsr0", "ip6gre", local="2001:db8:9::9")),
     ],
     ids=lambda link: f"{link.kind} {link.outer}",
 )

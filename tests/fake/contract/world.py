@@ -1,7 +1,7 @@
 """
 What `dsr_agent.kernel.port.Kernel` promises, as tests that know nothing of what is behind it: a world and its verbs.
 
-``tests/fake/test_fake_contract.py`` runs `looking`, `links` and `announcements` over the `FakeKernel`,
+``tests/fake/test_fake_contract.py`` runs `looking`, `links`, `ports` and `announcements` over the `FakeKernel`,
 ``tests/netns/test_netns_contract.py`` over the real one of this machine (skipping kinds of links that it lacks, by
 name), and ``tests/lab/test_contract.py`` over the real one of a machine of the lab, where every kind is there and
 nothing may be skipped. Whoever runs them brings a fixture *world*.
@@ -72,9 +72,10 @@ def six(ip: str = "2001:db8::10") -> Address:
     return Address("lo", ip_address(ip), 128, 0, ADDRESS_PROTO, "", True, True)
 
 
-def tunnel(name: str, kind: str, key: int | None = None, *, local: str = "10.0.3.2", checksum: bool = False) -> Link:
+def tunnel(name: str, kind: str, key: int | None = None, *, local: str = "", checksum: bool = False) -> Link:
     """A tunnel link of ours."""
-    outer = Outer(local=IPv4Address(local), key=key, checksum=checksum, protocol=4 if kind == "ipip" else 0)
+    local = local or ("2001:db8:3::2" if kind.startswith("ip6") else "10.0.3.2")
+    outer = Outer(local=ip_address(local), key=key, checksum=checksum, protocol=4 if kind == "ipip" else 0)
     return Link(name, kind, False, LINK_GROUP, "", outer)
 
 
@@ -94,7 +95,7 @@ async def refused(world: World, action: Action) -> DsrError:
 
 async def look(world: World, scope: Scope = EVERYTHING, targets: Sequence[str] = ()) -> Observed:
     """Read back."""
-    return await world.kernel.observe(scope, [IPv4Address(target) for target in targets])
+    return await world.kernel.observe(scope, [ip_address(target) for target in targets])
 
 
 async def heard(world: World, *keys: Key) -> Changes:

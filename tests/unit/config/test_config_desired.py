@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Any
 
 import pytest
 
 from dsr_agent.config import Settings
 from dsr_agent.config.desired import desired
-from dsr_agent.state.marks import owns_address
+from dsr_agent.state.marks import LONGEST_NAME, owns_address
 from dsr_agent.state.model import Address, AddressKey, LocalAddress, LocalOf, LocalTowards, Tunnel, Vip
 
 
@@ -91,3 +91,34 @@ def test_auto_asks_for_the_first_host_of_each_load_balancer(balancers: Any, targ
 def test_arp_is_silenced_unless_it_is_to_be_ignored() -> None:
     assert desired(Settings()).silence_arp
     assert not desired(Settings.model_validate({"agent": {"arp": "ignore"}})).silence_arp
+
+
+@pytest.mark.parametrize("encapsulation", ["ipip", "gre", "gue", "fou"])
+def test_a_tunnel_over_ipv4_and_one_over_ipv6_have_two_names(encapsulation: str) -> None:
+    """And the outer header's version is that of the load balancers, or of the address where anybody may send."""
+    port = {"port": 5555} if encapsulation == "fou" else {}
+    four = tunnel(encapsulation=encapsulation, load_balancers=["10.1.0.5"], **port)
+    six = tunnel(encapsulation=encapsulation, load_balancers=["2001:db8:1::/64"], **port)
+    anybody = tunnel(encapsulation=encapsulation, load_balancers="any", local="2001:db8::2", **port)
+
+    assert (four.name, four.version) == (f"dsr-{encapsulation}", 4)
+    assert (six.name, six.version) == (f"dsr-{encapsulation}6", 6)
+    assert (anybody.name, anybody.version) == (f"dsr-{encapsulation}6", 6)
+    assert six.local == LocalTowards((ip_address("2001:db8:1::1"),))
+    assert len(six.name + ".new") <= LONGEST_NAME
+
+
+def test_the_port_of_gue_is_ianas_and_that_of_fou_is_written() -> None:
+    assert tunnel(encapsulation="gue", load_balancers="any").port == 6080
+    assert tunnel(encapsulation="gue", load_balancers="any", port=19523).port == 19523
+    assert tunnel(encapsulation="ipip", load_balancers="any").port is None
+
+
+def test_ipip_gue_and_fou_may_stand_side_by_side_at_one_address() -> None:
+    """They share a link; over IPv6 there is another one."""
+    entries = [
+        {"encapsulation": kind, "load_balancers": [sender], **({"port": 5555} if kind == "fou" else {})}
+        for kind in ("ipip", "gue", "fou")
+        for sender in ("10.1.0.5", "2001:db8:1::5")
+    ]
+    assert len(desired(Settings.model_validate({"tunnel": entries})).tunnels) == 6

@@ -101,5 +101,5 @@ def test_what_is_nested_deeper_than_anything_of_ours_is_not_followed() -> None:
 def test_good_files_are_not_searched_for_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsr_agent.config.origins.lines_of", None)
 
-    text = TUNNEL.replace('["10.1.0.5"]', '"any"') + VIP.replace("192.0.2.10", "2001:db8::1") + VIP
+    text = TUNNEL.replace('["10.1.0.5"]', '"any"') + VIP + "tunnels = []\n"
     assert len(loaded(tmp_path, text).warnings) == 2

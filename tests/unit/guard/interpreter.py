@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, TypeAlias
 
 from dsr_agent.state.model import Ip
 from dsr_agent.state.table import Table, canonical
-from tests.unit.guard.packets import TCP, Packet
+from tests.unit.guard.packets import TCP, UDP, Packet
 
 Value: TypeAlias = int | str | Ip | tuple[Any, ...]
 Place: TypeAlias = tuple[str, str]
@@ -37,6 +37,8 @@ class Verdict:
     accepted: bool = True
     counts: Counter[Place] = field(default_factory=Counter)
     mss: int | None = None
+    destination: Ip | None = None
+    """Where the packet goes from here on, if that was changed."""
 
 
 def judge(table: Table, packet: Packet, hook: str = "prerouting") -> Verdict:
@@ -44,11 +46,13 @@ def judge(table: Table, packet: Packet, hook: str = "prerouting") -> Verdict:
     verdict = Verdict()
     chains = sorted((chain.priority, name) for name, chain in table.chains.items() if chain.hook == hook)
     assert not table.strangers
-    assert {chain.policy for chain in table.chains.values()} == {"accept"}
+    assert {chain.policy for chain in table.chains.values()} <= {"accept"}
     for _, name in chains:
-        if _Walk(table, packet, verdict).chain(name) == "drop":
+        walk = _Walk(table, packet, verdict)
+        if walk.chain(name) == "drop":
             verdict.accepted = False
             break
+        packet = walk.packet
     return verdict
 
 
@@ -57,7 +61,7 @@ class _Walk:
 
     def __init__(self, table: Table, packet: Packet, verdict: Verdict) -> None:
         self._table = table
-        self._packet = packet
+        self.packet = packet
         self._verdict = verdict
 
     def chain(self, name: str) -> str:
@@ -85,12 +89,21 @@ class _Walk:
             return self.chain(what["target"]) or "accept"  # the policy; no chain is gone to but from a base chain
         if kind == "jump":
             return self.chain(what["target"])
+        if kind == "mangle" and "payload" in what["key"]:
+            self._rewrite(what)
+            return ""
         if kind == "mangle":
             assert what["key"] == {"tcp option": {"name": "maxseg", "field": "size"}}
             self._verdict.mss = what["value"]
             return ""
         assert kind in ("accept", "drop"), kind
         return str(kind)
+
+    def _rewrite(self, what: dict[str, Any]) -> None:
+        protocol = {4: "ip", 6: "ip6"}[self.packet.version]
+        assert what["key"] == {"payload": {"protocol": protocol, "field": "daddr"}}
+        self._verdict.destination = ip_address(what["value"])
+        self.packet = replace(self.packet, destination=self._verdict.destination)
 
     # --- matching --------------------------------------------------------------------------------------------------
 
@@ -120,7 +133,7 @@ class _Walk:
 
     def _value(self, expression: dict[str, Any]) -> Value:
         ((kind, what),) = expression.items()
-        packet = self._packet
+        packet = self.packet
         if kind == "meta":
             if what["key"] == "iifname":
                 return packet.iifname
@@ -132,7 +145,7 @@ class _Walk:
         if kind == "&":
             value, mask = self._value(what[0]), _read(what[1])
             masked = _number(value) & _number(mask)
-            return IPv4Address(masked) if isinstance(value, IPv4Address) else masked
+            return type(value)(masked) if isinstance(value, IPv4Address | IPv6Address) else masked
         if kind == "concat":
             return tuple(self._value(part) for part in what)
         assert (kind, what) == ("exthdr", {"name": "frag", "field": "frag-off"}), expression
@@ -144,14 +157,20 @@ class _Walk:
         if "base" in what:
             assert what["base"] == "th"
             return self._transport(what["offset"], what["len"])
-        protocol, name, packet = what["protocol"], what["field"], self._packet
+        protocol, name, packet = what["protocol"], what["field"], self.packet
         if protocol in ("ip", "ip6"):
             if packet.version != {"ip": 4, "ip6": 6}[protocol]:
                 raise NoMatchError
             if name in ("saddr", "daddr"):
                 return packet.source if name == "saddr" else packet.destination
+            if name == "dscp":
+                return packet.dscp
             assert protocol == "ip", what
             return _Protocol(packet.protocol) if name == "protocol" else self._frag_off(name)
+        if protocol == "udp":
+            if packet.protocol != UDP:
+                raise NoMatchError
+            return _Port(self._transport(*{"dport": (16, 16)}[name]))
         if protocol == "tcp":
             if packet.protocol != TCP:
                 raise NoMatchError
@@ -162,15 +181,16 @@ class _Walk:
 
     def _frag_off(self, name: str) -> int:
         assert name == "frag-off", name
-        piece = self._packet.fragment
+        piece = self.packet.fragment
         return 0 if piece is None else piece | _MORE_FRAGMENTS
 
     def _transport(self, offset: int, length: int) -> int:
         """Bits of the transport header, which a later piece has not, and a short one may not have."""
-        first, last = offset // 8, (offset + length) // 8
-        if self._packet.later or last > len(self._packet.transport):
+        last = -(-(offset + length) // 8)
+        if self.packet.later or last > len(self.packet.transport):
             raise NoMatchError
-        return int.from_bytes(self._packet.transport[first:last], "big")
+        number = int.from_bytes(self.packet.transport[offset // 8 : last], "big")
+        return number >> (last * 8 - offset - length) & (1 << length) - 1
 
 
 class _Protocol(int):

@@ -31,6 +31,7 @@ class Packet:
     iifgroup: int = 0
     oifgroup: int = 0
     mark: int = 0
+    dscp: int = 0
 
     @property
     def version(self) -> int:
@@ -55,6 +56,16 @@ def gre(key: int | None = None, *, checksum: bool = False, flags: int = 0, ether
     header += b"\xab\xcd\0\0" if checksum else b""
     header += struct.pack("!I", key) if key is not None else b""
     return header + (b"\0\0\0\x07" if flags & 0x1000 else b"")
+
+
+def datagram(port: int, inside: bytes = b"") -> bytes:
+    """A UDP header and the beginning of what it carries."""
+    return struct.pack("!HHHH", 40000, port, 8 + len(inside), 0) + inside
+
+
+def gue(protocol: int = 4, *, first: int = 0, flags: int = 0) -> bytes:
+    """A GUE header (draft-ietf-intarea-gue-09, 3.2); *first* is its first byte: variant, control bit, length."""
+    return struct.pack("!BBH", first, protocol, flags)
 
 
 def outer(source: str, destination: str, protocol: int = IPIP, transport: bytes = b"\x45") -> Packet:

@@ -35,7 +35,11 @@ def expected(request: Request, packet: Packet) -> Expected:
     if packet.iifgroup == LINK_GROUP:
         return _out_of_a_tunnel(request, packet)
     locals_ = {entrance.local for entrance in request.entrances}
-    if packet.protocol not in (IPIP, SIX_IN_FOUR, GRE) or packet.destination not in locals_:
+    if packet.protocol == UDP:
+        ports = {(entrance.local, entrance.port) for entrance in request.entrances if entrance.port}
+        if packet.later or len(packet.transport) < 4 or (packet.destination, _port(packet)) not in ports:
+            return Expected()
+    elif packet.protocol not in (IPIP, SIX_IN_FOUR, GRE) or packet.destination not in locals_:
         return Expected()
     for entrance in request.entrances:
         if _takes(entrance, packet) and (place := _sender(entrance, packet.source)):
@@ -50,6 +54,8 @@ def _takes(entrance: Entrance, packet: Packet) -> bool:
     """Whether *packet* is wrapped as *entrance* declares."""
     if (entrance.local, entrance.protocol) != (packet.destination, packet.protocol):
         return False
+    if packet.protocol == UDP:
+        return entrance.port == _port(packet) and _is_for(entrance, packet.transport[8:])
     if packet.protocol != GRE or packet.later:
         return True
     header = packet.transport
@@ -63,6 +69,17 @@ def _takes(entrance: Entrance, packet: Packet) -> bool:
     return entrance.key is None or header[at : at + 4] == entrance.key.to_bytes(4, "big")
 
 
+def _port(packet: Packet) -> int:
+    return int.from_bytes(packet.transport[2:4], "big")
+
+
+def _is_for(entrance: Entrance, data: bytes) -> bool:
+    """Whether what follows UDP is as declared: an IP header, or GUE in variant 0, without control bit, around IP."""
+    if entrance.direct:
+        return data[:1] != b"" and data[0] >> 4 in (4, 6)
+    return len(data) >= 2 and data[0] >> 5 == 0 and data[1] in (IPIP, SIX_IN_FOUR)
+
+
 def _sender(entrance: Entrance, source: Ip) -> Place | None:
     """Where *source* is counted: at the narrowest of what is declared and has it."""
     if not entrance.senders:
@@ -70,17 +87,22 @@ def _sender(entrance: Entrance, source: Ip) -> Place | None:
     if not (declared := [network for network in entrance.senders if source in network]):
         return None
     narrowest = max(declared, key=lambda network: network.prefixlen)
-    return counted_in(entrance.name, narrowest.prefixlen), element(narrowest.network_address)
+    return counted_in(entrance.name, narrowest.prefixlen, narrowest.version), element(narrowest.network_address)
 
 
 def _why_not(request: Request, packet: Packet) -> Reason:
-    here = [
-        entrance for entrance in request.entrances if (entrance.local, GRE) == (packet.destination, packet.protocol)
-    ]
-    if any(entrance.protocol == GRE and _sender(entrance, packet.source) for entrance in here):
-        return Reason.GRE_HEADER
+    here = [entrance for entrance in request.entrances if _same_way(entrance, packet)]
+    if any(_sender(entrance, packet.source) for entrance in here):
+        return Reason.GRE_HEADER if packet.protocol == GRE else Reason.UDP_HEADER
     declared = [network for entrance in request.entrances for network in entrance.senders]
     return Reason.PROTOCOL if any(packet.source in network for network in declared) else Reason.SOURCE
+
+
+def _same_way(entrance: Entrance, packet: Packet) -> bool:
+    """Whether *packet* comes as those of *entrance* do, but for what its header says."""
+    if (entrance.local, entrance.protocol) != (packet.destination, packet.protocol):
+        return False
+    return packet.protocol == GRE or (packet.protocol == UDP and entrance.port == _port(packet))
 
 
 # --- what is inside ---------------------------------------------------------------------------------------------------

@@ -241,6 +241,13 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
         lambda: evidence(sights={Pair(V4, "dsr-gre"): Sight(Seen.ELSEWHERE, "spy")}),
         "ip link del spy",
     ),
+    (
+        Cause.TUNNEL_MASKED,
+        Stage.TUNNEL,
+        Result.FAULT,
+        lambda: evidence(sights={Pair(V4, "dsr-gre"): Sight(Seen.ELSEWHERE, "gre0")}),
+        "ip link set gre0 down",
+    ),
     (Cause.TUNNEL_MISSING, Stage.TUNNEL, Result.FAULT, lambda: broken("dsr-gre"), "dsr-agent apply"),
     (
         Cause.TUNNEL_DOWN,

@@ -1,0 +1,51 @@
+"""The UDP ports at which the kernel takes packets out of UDP and hands them to the tunnels (``ip fou``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class PortKey:
+    """Which UDP port: the kernel tells them apart by number, version of IP and local address (None: any)."""
+
+    number: int
+    version: int
+    local: IPv4Address | IPv6Address | None = None
+
+    def __str__(self) -> str:
+        if self.local is None:
+            return f"UDP port {self.number} of every IPv{self.version} address"
+        return f"UDP port {self.number} of {self.local}"
+
+
+@dataclass(frozen=True, slots=True)
+class UdpPort:
+    """
+    A port as the kernel holds it.
+
+    *gue*: it reads what comes as GUE, which IP right behind the UDP header is, too (GUE's variant 1); one that does
+    not takes everything as *protocol*. *narrow*: it takes packets of one peer or device only. *ours*: it carries our
+    mark.
+    """
+
+    key: PortKey
+    gue: bool = True
+    protocol: int = 0
+    narrow: bool = False
+    ours: bool = True
+
+    def __str__(self) -> str:
+        form = "gue" if self.gue else f"protocol {self.protocol}"
+        return f"{self.key} ({form}{', of one peer or device only' if self.narrow else ''})"
+
+    def serves(self, wanted: PortKey) -> bool:
+        """Whether everything that is sent to *wanted* is taken out of UDP here as it should be."""
+        here = self.key.local in (None, wanted.local)
+        return here and (self.key.number, self.key.version) == (wanted.number, wanted.version) and self.takes_all
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether it takes everything that a port of ours does."""
+        return self.gue and not self.narrow
