@@ -168,6 +168,18 @@ def redirect(virtuals: Sequence[Virtual], server: str, address: str) -> None:
     _ipvs(rules)
 
 
+def rewrap(virtuals: Sequence[Virtual], server: str) -> None:
+    """Tell the balancer to wrap what it sends to *server* as *virtuals* say now; clients stay with their server."""
+    rules = []
+    for virtual in virtuals:
+        for service, servers in _services(virtual):
+            if server in servers:
+                port = service.rpartition(":")[2]
+                to = SERVER_IP[server] if virtual.outer == 4 else f"[{SERVER_IP6[server]}]:{port}"
+                rules.append(f"-e {service} -r {to} {WRAP[virtual.wrap]}")
+    _ipvs(rules)
+
+
 def _services(virtual: Virtual, ports: Mapping[int, Sequence[str]] = PORTS) -> Iterator[tuple[str, Sequence[str]]]:
     """Each service of a VIP as ipvsadm writes it, and the real servers it has."""
     for protocol in ("t", "u"):
