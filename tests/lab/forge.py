@@ -30,36 +30,42 @@ def ip4(
     payload: bytes,
     *,
     ttl: int = 64,
+    tos: int = 0,
     options: bytes = b"",
     ident: int = 0,
+    whole: bool = False,
     offset: int = 0,
     more: bool = False,
 ) -> bytes:
-    """An IPv4 packet; *offset* (in bytes) and *more* make it a fragment."""
+    """An IPv4 packet; *offset* (in bytes) and *more* make it a fragment, and *whole* forbids to (DF)."""
     options += b"\0" * (-len(options) % 4)
     words = 5 + len(options) // 4
     head = struct.pack(
         "!BBHHHBBH4s4s",
-        *(0x40 | words, 0, words * 4 + len(payload), ident, more << 13 | offset // 8, ttl, protocol, 0),
+        *(0x40 | words, tos, words * 4 + len(payload), ident, whole << 14 | more << 13 | offset // 8, ttl, protocol, 0),
         *(ip_address(address).packed for address in (source, destination)),
     )
     head += options
     return head[:10] + struct.pack("!H", internet_checksum(head)) + head[12:] + payload
 
 
-def ip6(source: str, destination: str, following: int, payload: bytes, *, hops: int = 64) -> bytes:
+def ip6(source: str, destination: str, following: int, payload: bytes, *, hops: int = 64, tos: int = 0) -> bytes:
     """An IPv6 packet."""
-    head = struct.pack("!IHBB", 6 << 28, len(payload), following, hops)
+    head = struct.pack("!IHBB", 6 << 28 | tos << 20, len(payload), following, hops)
     return head + ip_address(source).packed + ip_address(destination).packed + payload
 
 
-def udp(source: str, destination: str, port: int, data: bytes) -> bytes:
-    """A UDP datagram with a checksum over the addresses given."""
+def udp(
+    source: str, destination: str, port: int, data: bytes, *, source_port: int = SOURCE_PORT, checksum: bool = True
+) -> bytes:
+    """A UDP datagram, with a checksum over the addresses given or without one."""
+    head = struct.pack("!HHH", source_port, port, 8 + len(data))
+    if not checksum:
+        return head + b"\0\0" + data
     ends = ip_address(source).packed + ip_address(destination).packed
-    head = struct.pack("!HHH", SOURCE_PORT, port, 8 + len(data))
     pseudo = ends + struct.pack("!IBBBB", 8 + len(data), 0, 0, 0, UDP)  # the sum is the same for IPv4's shorter form
-    checksum = internet_checksum(pseudo + head + b"\0\0" + data) or 0xFFFF
-    return head + struct.pack("!H", checksum) + data
+    total = internet_checksum(pseudo + head + b"\0\0" + data) or 0xFFFF
+    return head + struct.pack("!H", total) + data
 
 
 def gre(

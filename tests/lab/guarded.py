@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.agent import tunnel, vip
+from tests.lab.agent import tunnel, vip, wait_for
 from tests.lab.spaces import inside, run
 from tests.lab.world import RS1
 
@@ -54,3 +57,17 @@ def nft(*arguments: str, given: str = "") -> str:
     """``nft`` on the real server."""
     with inside(RS1):
         return run("nft", *arguments, given=given)
+
+
+def refused(reason: str) -> int:
+    """How many packets the guard has refused for *reason*."""
+    listed = json.loads(nft("-j", "list", "counter", *TABLE.split(), reason))["nftables"]
+    return next(int(item["counter"]["packets"]) for item in listed if "counter" in item)
+
+
+@contextlib.contextmanager
+def refusing(reason: str, packets: int) -> Iterator[None]:
+    """What is sent meanwhile is refused, for this *reason*."""
+    before = refused(reason)
+    yield
+    wait_for(lambda: refused(reason) == before + packets, f"{packets} packets refused ({reason})", 20)

@@ -1,9 +1,4 @@
-"""
-L3DSR: the balancer writes a real server's address and a code point, and the real server writes the VIP back.
-
-IPVS cannot send this, so the balancer is its kernel's packet filter, as stateless as the real server's. User-mode Linux
-has no such filter.
-"""
+"""L3DSR: the balancer writes a real server's address and a code point, and the real server writes the VIP back."""
 
 from __future__ import annotations
 
@@ -14,12 +9,11 @@ import pytest
 
 from tests.lab.agent import Agent, vip
 from tests.lab.ledger import Ledger
-from tests.lab.spaces import inside, run, set_sysctls
+from tests.lab.marking import nft, send_marked
 from tests.lab.traffic import Answer, Stream, ask_tcp, ask_udp, client_ip, echoes
-from tests.lab.world import BALANCER, RS1, RS2, SERVER_IP, SERVERS, world
+from tests.lab.world import RS1, RS2, SERVERS, world
 
 VIP, VIP6, OTHER = "192.0.2.10", "2001:db8:f::10", "192.0.2.11"
-SERVER_IP6 = {RS1: "fd00:3::11", RS2: "fd00:3::12"}
 PORT = 7001
 MEGABYTE = bytes(range(256)) * 4096
 
@@ -33,30 +27,11 @@ def servers() -> Iterator[list[Agent]]:
     """Both real servers with the agent and a service on each VIP."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(world())
-        send_marked()
+        send_marked(SENT)
         agents = [stack.enter_context(Agent(server, CONFIG)) for server in SERVERS]
         for server in SERVERS:
             stack.enter_context(echoes(server, [VIP, VIP6, OTHER], [PORT]))
         yield agents
-
-
-def send_marked() -> None:
-    """Have the balancer send the VIPs on."""
-    set_sysctls(BALANCER, {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
-    rules = [
-        f"add rule inet balancer sent ip daddr {address} ip dscp set {code} ip daddr set {SERVER_IP[server]}"
-        if ":" not in address
-        else f"add rule inet balancer sent ip6 daddr {address} ip6 dscp set {code} ip6 daddr set {SERVER_IP6[server]}"
-        for address, server, code in SENT
-    ]
-    chain = "add chain inet balancer sent { type filter hook prerouting priority -300; }"
-    nft(BALANCER, "add table inet balancer", chain, *rules)
-
-
-def nft(space: str, *commands: str) -> str:
-    """Somebody runs *commands* there."""
-    with inside(space):
-        return run("nft", "-f", "-", given="\n".join(commands) + "\n")
 
 
 @pytest.mark.usefixtures("servers")

@@ -1,9 +1,13 @@
-"""A balancer that wraps in UDP as it is told, byte by byte: a TUN device, and a socket that sends what comes out."""
+"""
+A balancer that wraps as it is told, byte by byte: a TUN device, and a packet socket that sends what is made of it.
+
+No kernel touches the outer header, so it may be from any address and have every bit as a vendor's device writes it.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
+import json
 import os
 import socket
 import stat
@@ -13,42 +17,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from tests.lab.spaces import inside, ip, run, set_sysctls, udp_socket
-from tests.lab.world import BALANCER
+from tests.lab.forge import ETH_IP, ETH_IP6
+from tests.lab.spaces import inside, ip, run, set_sysctls, within
+from tests.lab.world import BALANCER, ROUTER
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
-_IP_MTU_DISCOVER, _DONT = 10, 0
 
-Head = Callable[[int], bytes]
-"""What is put before a packet of a version of IP, behind the UDP header."""
-
-
-def nothing(version: int) -> bytes:
-    """FOU: the packet itself."""
-    return b""
-
-
-def gue(fields: bytes = b"", flags: int = 0) -> Head:
-    """GUE with *fields*, which make whole words."""
-    return lambda version: struct.pack(">BBH", len(fields) // 4, {4: 4, 6: 41}[version], flags) + fields
+Wrap = Callable[[bytes], bytes]
+"""The packet that is sent for a packet."""
 
 
 class Wrapper:
-    """Sends what the balancer routes to its device *name* to a port of a real server. A context manager."""
+    """Sends what the balancer routes to its device *name*, made into something else by *wrap*. A context manager."""
 
-    def __init__(self, name: str, server: str, port: int, head: Head) -> None:
+    def __init__(self, name: str, wrap: Wrap) -> None:
         self.name = name
-        self._to = (server, port)
-        self._head = head
+        self._wrap = wrap
 
     def __enter__(self) -> Self:
         _need_tun()
         with inside(BALANCER):
             self._device = os.open("/dev/net/tun", os.O_RDWR)
             fcntl.ioctl(self._device, _TUNSETIFF, struct.pack("16sH22x", self.name.encode(), _IFF_TUN | _IFF_NO_PI))
-        self._socket = udp_socket(BALANCER, socket.AF_INET6 if ":" in self._to[0] else socket.AF_INET)
-        if self._socket.family == socket.AF_INET:
-            self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _DONT)
+        self._socket = within(BALANCER, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
+        self._router = bytes.fromhex(json.loads(ip(ROUTER, "-j link show to-balancer"))[0]["address"].replace(":", ""))
         ip(BALANCER, f"link set {self.name} up mtu 1400")
         set_sysctls(BALANCER, {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -67,8 +59,9 @@ class Wrapper:
                 packet = os.read(self._device, 1 << 16)
             except OSError:
                 return
-            with contextlib.suppress(OSError):
-                self._socket.sendto(self._head(packet[0] >> 4) + packet, self._to)
+            whole = self._wrap(packet)
+            kind = ETH_IP if whole[0] >> 4 == 4 else ETH_IP6
+            self._socket.sendto(whole, ("eth0", kind, 0, 0, self._router))
 
 
 def _need_tun() -> None:
