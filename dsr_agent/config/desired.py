@@ -5,20 +5,8 @@ from __future__ import annotations
 from dsr_agent.config import values
 from dsr_agent.config.settings import GuardSettings, Settings, TunnelSettings, VipSettings
 from dsr_agent.state import marks
-from dsr_agent.state.model import (
-    BARE,
-    Address,
-    Desired,
-    Ip,
-    Local,
-    LocalAddress,
-    LocalEvery,
-    LocalOf,
-    LocalTowards,
-    Network,
-    Tunnel,
-    Vip,
-)
+from dsr_agent.state.local import Local, LocalAddress, LocalEvery, LocalOf, LocalTowards
+from dsr_agent.state.model import BARE, Address, Desired, Ip, Network, Tunnel, Vip
 from dsr_agent.state.table import GuardPolicy
 
 SCOPE_HOST = 254

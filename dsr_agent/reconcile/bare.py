@@ -13,17 +13,8 @@ from dataclasses import dataclass, field
 
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet, Undecided
-from dsr_agent.state.model import (
-    Address,
-    AddressKey,
-    Desired,
-    Ip,
-    LocalAddress,
-    LocalOf,
-    Observed,
-    Tunnel,
-    TunnelKey,
-)
+from dsr_agent.state.local import LocalAddress, LocalOf
+from dsr_agent.state.model import Address, AddressKey, Desired, Ip, Observed, Tunnel, TunnelKey
 
 # One value counts for every link, also for one that is plugged in later or has no address yet.
 EVERY_SEGMENT = "all"

@@ -6,19 +6,9 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from dsr_agent.state.errors import DsrError, NotYet, Undecided
+from dsr_agent.state.local import LocalAddress, LocalOf, LocalTowards
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import (
-    Address,
-    AddressKey,
-    Desired,
-    Ip,
-    Link,
-    LocalAddress,
-    LocalOf,
-    LocalTowards,
-    Observed,
-    Tunnel,
-)
+from dsr_agent.state.model import Address, AddressKey, Desired, Ip, Link, Observed, Tunnel
 
 # Asking for the route to this address is asking for the default route: class E is never anybody's own network, nor is
 # the far end of the documentation's (RFC 9637).

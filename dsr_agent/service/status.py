@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.resolve import Wanted, resolve, stand_in_name
 from dsr_agent.state.actions import Action, Plan, Problem
+from dsr_agent.state.local import LocalOf
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import (
     EVERYTHING,
@@ -18,7 +19,6 @@ from dsr_agent.state.model import (
     Key,
     Link,
     LinkKey,
-    LocalOf,
     Observed,
     Tunnel,
     TunnelKey,

@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
 from dsr_agent.state.errors import DsrError
+from dsr_agent.state.local import Local
 from dsr_agent.state.outer import MODULE_OF_KIND as MODULE_OF_KIND  # noqa: PLC0414  so that all nouns are found here
 from dsr_agent.state.outer import Outer as Outer  # noqa: PLC0414
 from dsr_agent.state.ports import PortKey, UdpPort
@@ -110,43 +111,6 @@ Key: TypeAlias = HostKey | RoutesKey | GuardKey | AddressKey | LinkKey | SysctlK
 
 # --- what the operator declares -----------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class LocalAddress:
-    """The outer destination is written in the file."""
-
-    ip: Ip
-
-    def __str__(self) -> str:
-        return str(self.ip)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalOf:
-    """The outer destination is whatever address this interface has."""
-
-    link: str
-
-    def __str__(self) -> str:
-        return f"the address of {self.link}"
-
-
-@dataclass(frozen=True, slots=True)
-class LocalTowards:
-    """The outer destination is the source address this host would use towards these (``"auto"``)."""
-
-    targets: tuple[Ip, ...]
-
-    def __str__(self) -> str:
-        return "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class LocalEvery:
-    """Whatever address, or segment, of this host: what ``"auto"`` means where no load balancer can be told."""
-
-
-Local: TypeAlias = LocalAddress | LocalOf | LocalTowards | LocalEvery
 
 # Sent without an outer header, so that no link decapsulates it and nobody can tell which balancer it was: to an address
 # of this host with the VIP's code point, or to this host's MAC address with nothing changed.

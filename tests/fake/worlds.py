@@ -9,20 +9,9 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 from hypothesis import strategies as st
 
 from dsr_agent.config.desired import address_of
+from dsr_agent.state.local import Local, LocalAddress, LocalOf, LocalTowards
 from dsr_agent.state.marks import ADDRESS_PROTO, ADOPTED_ALIAS, ALIAS, LINK_GROUP, label_for
-from dsr_agent.state.model import (
-    Address,
-    Desired,
-    Ip,
-    Link,
-    Local,
-    LocalAddress,
-    LocalOf,
-    LocalTowards,
-    Outer,
-    Tunnel,
-    Vip,
-)
+from dsr_agent.state.model import Address, Desired, Ip, Link, Outer, Tunnel, Vip
 from dsr_agent.state.table import GuardPolicy
 from tests.fake.machine import Machine, RefusedError
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsr_agent.kernel.capture import Leaving, arriving, leaving
-from dsr_agent.state.model import LocalAddress, Tunnel
+from dsr_agent.state.local import LocalAddress
+from dsr_agent.state.model import Tunnel
 from dsr_agent.truth.packets import ipv4, udp
 from dsr_agent.tunnels import carrier
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsr_agent.reconcile.delta import only_routes, scope_of
+from dsr_agent.state.local import LocalOf
 from dsr_agent.state.model import (
     EVERYTHING,
     HOST,
@@ -18,7 +19,6 @@ from dsr_agent.state.model import (
     Desired,
     Key,
     LinkKey,
-    LocalOf,
     Scope,
     SysctlKey,
     Tunnel,

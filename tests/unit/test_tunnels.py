@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from dsr_agent.state.local import LocalAddress
 from dsr_agent.state.marks import LONGEST_NAME, label_for, owns_address, owns_link
-from dsr_agent.state.model import LocalAddress, Tunnel
+from dsr_agent.state.model import Tunnel
 from dsr_agent.tunnels import CARRIERS, PROTOCOLS_OF_KIND, carrier
 from tests.fake.words import address_of, link_of
 

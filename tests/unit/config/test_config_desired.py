@@ -9,8 +9,9 @@ import pytest
 
 from dsr_agent.config import Settings
 from dsr_agent.config.desired import desired
+from dsr_agent.state.local import LocalAddress, LocalOf, LocalTowards
 from dsr_agent.state.marks import LONGEST_NAME, owns_address
-from dsr_agent.state.model import Address, AddressKey, LocalAddress, LocalOf, LocalTowards, Tunnel, Vip
+from dsr_agent.state.model import Address, AddressKey, Tunnel, Vip
 
 
 def tunnel(**keys: Any) -> Tunnel:

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from dsr_agent.config.desired import address_of
 from dsr_agent.state.actions import AddAddress, Plan, Problem
 from dsr_agent.state.errors import DsrError, NotYet
+from dsr_agent.state.local import LocalAddress
 from dsr_agent.state.marks import ALIAS, LINK_GROUP
 from dsr_agent.state.model import (
     EVERYTHING,
@@ -14,7 +15,6 @@ from dsr_agent.state.model import (
     AddressKey,
     Desired,
     Link,
-    LocalAddress,
     Observed,
     Outer,
     Scope,

@@ -27,20 +27,9 @@ from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, arp_sysctls, resolve, tu
 from dsr_agent.service.selftest import ways
 from dsr_agent.state.count import Count
 from dsr_agent.state.errors import Unsupported
+from dsr_agent.state.local import LocalAddress, LocalTowards
 from dsr_agent.state.marks import ALIAS, LINK_GROUP
-from dsr_agent.state.model import (
-    EVERYTHING,
-    Address,
-    Desired,
-    Ip,
-    Link,
-    LocalAddress,
-    LocalTowards,
-    Observed,
-    SysctlKey,
-    Tunnel,
-    Vip,
-)
+from dsr_agent.state.model import EVERYTHING, Address, Desired, Ip, Link, Observed, SysctlKey, Tunnel, Vip
 from dsr_agent.state.model import Outer as Header
 from dsr_agent.state.probe import Evidence as Grown
 from dsr_agent.state.probe import Seen, Sight

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsr_agent.state.local import LocalAddress
 from dsr_agent.state.marks import LINK_GROUP
-from dsr_agent.state.model import Link, LocalAddress, Outer, Tunnel, Vip
+from dsr_agent.state.model import Link, Outer, Tunnel, Vip
 from dsr_agent.state.probe import CLIENTS, Evidence, Seen, Sight
 from dsr_agent.truth.findings import said, suspect
 from dsr_agent.truth.probe import Pair, Way, clients, pairs, shot

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsr_agent.state.checksum import internet_checksum
+from dsr_agent.state.local import LocalAddress
 from dsr_agent.state.marks import LINK_GROUP
-from dsr_agent.state.model import Ip, Link, LocalAddress, Tunnel
+from dsr_agent.state.model import Ip, Link, Tunnel
 from dsr_agent.state.probe import ANYBODY
 from dsr_agent.truth.packets import udp
 from dsr_agent.truth.probe import Pair, Way, inner_size, shot
