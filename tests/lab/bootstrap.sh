@@ -54,8 +54,13 @@ cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dsr-agent-lab
 venv=$cache/venv-$(sha256sum tests/requirements.lock | cut -c1-16)
 mkdir -p "$cache" || die "cannot write to $cache"
 command -v git >/dev/null || apt_install git
-# The guard's library and its program; without root the tests that need them say so and are skipped.
-[ "$(id -u)" -ne 0 ] || command -v nft >/dev/null || apt_install nftables
+# The guard's library and its program, and what the tests in namespaces ask with; without root the tests that need them
+# say so and are skipped.
+if [ "$(id -u)" -eq 0 ]; then
+	command -v nft >/dev/null || apt_install nftables
+	command -v ip >/dev/null || apt_install iproute2
+	command -v ping >/dev/null || apt_install iputils-ping
+fi
 if [ ! -e "$venv/complete" ] || ! "$venv/bin/python" -c "import pluggy" 2>/dev/null; then
 	(
 		flock 9
