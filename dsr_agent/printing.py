@@ -126,6 +126,7 @@ def status(
         plain = row["encapsulation"] == "l2"
         open_ = ", open to anybody" if row["load_balancers"] == "any" and not plain else ""
         where = f"{row['encapsulation']} {'on' if plain else 'to'} {row['local'] or 'unknown'}"
+        where += f" in VRF {row['vrf']}" if row["vrf"] else ""
         lines.append(f"tunnel {row['name']}: {where}, {row['state']}{open_}")
         lines += [f"  {text}" for text in row["troubles"]]
     lines += _vips([vip_row(key, now, troubles, listeners or {}) for key in now.desired.vips])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
-from dsr_agent.config import code_points
+from dsr_agent.config import code_points, vrfs
 from dsr_agent.config.origins import Place
 from dsr_agent.config.settings import TunnelSettings, VipSettings
+from dsr_agent.config.values import AUTO
 from dsr_agent.config.wording import KeyPath, closest, show
 from dsr_agent.state.model import BARE, Ip
 
@@ -30,6 +31,7 @@ def disagreements(tunnels: Tunnels, vips: Vips, where: Where, names: Set[str] | 
     yield from _own_balancer(tunnels, where)
     yield from _same_vip(vips, where)
     yield from _vip_of_a_host(tunnels, vips, where)
+    yield from vrfs.disagreements(tunnels, vips, where)
     if names is not None:
         yield from _unknown_tunnels(vips, where, names)
     if None not in tunnels:
@@ -60,7 +62,12 @@ def _same_name(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
 def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
     # Out of UDP all is alike, so it is the port that tells GUE and FOU apart.
     kinds = ((i, t, "udp" if t.port else t.encapsulation) for i, t in enumerate(tunnels) if t)
-    keys = ((i, (kind, t.version, t.local, t.key, t.port)) for i, t, kind in kinds if t.encapsulation not in BARE)
+    # In another VRF "auto" is another address.
+    keys = (
+        (i, (kind, t.version, t.local, t.vrf if t.local == AUTO else None, t.key, t.port))
+        for i, t, kind in kinds
+        if t.encapsulation not in BARE
+    )
     for _, indices in _groups(keys):
         first = tunnels[indices[0]]
         assert first is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dsr_agent.config import values
 from dsr_agent.config.settings import GuardSettings, Settings, TunnelSettings, VipSettings
 from dsr_agent.state import marks
@@ -22,7 +24,8 @@ def desired(settings: Settings) -> Desired:
     marked = frozenset(tunnel.name for tunnel in settings.tunnel if tunnel.encapsulation == "dscp")
     every = tuple(tunnel.name for tunnel in settings.tunnel)
     without = tuple(name for name in every if name not in marked)
-    vips = [_vip(vip, without if vip.dscp is None else every) for vip in settings.vip]
+    vrf_of = {tunnel.name: tunnel.vrf or "" for tunnel in settings.tunnel}
+    vips = [_vip(vip, without if vip.dscp is None else every, vrf_of) for vip in settings.vip]
     return Desired(
         tunnels={tunnel.name: _tunnel(tunnel) for tunnel in settings.tunnel},
         vips={vip.key: vip for vip in vips},
@@ -60,14 +63,17 @@ def _guard(guard: GuardSettings) -> GuardPolicy | None:
     return GuardPolicy(required=guard.required, services=guard.services, mss=said)
 
 
-def _vip(vip: VipSettings, names: tuple[str, ...]) -> Vip:
+def _vip(vip: VipSettings, names: tuple[str, ...], vrf_of: Mapping[str, str]) -> Vip:
+    tunnels = names if vip.tunnels is None else vip.tunnels
+    vrf = next((vrf_of[name] for name in tunnels), "")  # all of them are in the same one: see `agreement`
     return Vip(
         ip=vip.address,
         name=vip.name,
-        device=vip.device,
-        tunnels=names if vip.tunnels is None else vip.tunnels,
+        device=vip.device or vrf or "lo",
+        tunnels=tunnels,
         services=vip.services,
         dscp=vip.dscp,
+        vrf=vrf,
     )
 
 
@@ -81,6 +87,7 @@ def _tunnel(tunnel: TunnelSettings) -> Tunnel:
         checksum=tunnel.checksum,
         version=tunnel.version,
         port=tunnel.port,
+        vrf=tunnel.vrf or "",
     )
 
 

@@ -191,6 +191,8 @@ class TunnelSettings(Section):
         default_factory=lambda data: GUE_PORT if data["encapsulation"] == "gue" else None, validate_default=True
     )
     """The UDP port, of ``gue`` and ``fou`` only."""
+    vrf: Annotated[str, BeforeValidator(values.vrf)] | None = None
+    """The VRF in which the requests are, and whose routes lead to the load balancers."""
 
     @property
     def version(self) -> int:
@@ -237,13 +239,21 @@ class TunnelSettings(Section):
             raise Refused("is missing: write port = 5555, with the UDP port that the load balancers send to")
         return value
 
+    @field_validator("vrf", mode="after")
+    @classmethod
+    def _not_itself(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and value == info.data.get("name"):
+            raise Refused(f"found {show(value)}, the name of this tunnel's own link: give the tunnel another name")
+        return value
+
 
 class VipSettings(Section):
     """``[[vip]]``: one virtual address."""
 
     address: Annotated[IPv4Address | IPv6Address, PlainValidator(values.vip_address)]
     name: Annotated[str, BeforeValidator(values.vip_name)] = Field(default_factory=lambda data: str(data["address"]))
-    device: Annotated[str, BeforeValidator(values.device)] = "lo"
+    device: Annotated[str, BeforeValidator(values.device)] | None = None
+    """What makes this host accept it; `None` is ``lo``, or the VRF of its tunnels."""
     tunnels: (
         Annotated[Several[Annotated[str, BeforeValidator(values.tunnel_reference)]], several('["dsr-ipip"]')] | None
     ) = None

@@ -187,6 +187,17 @@ def tunnel_name(value: object) -> str:
     return name
 
 
+def vrf(value: object) -> str:
+    """The name of a VRF, which is that of its interface."""
+    name = text_of(value, 'write the name of a VRF, e.g. "blue"')
+    why = "which is no VRF" if name == "lo" else why_not_link_name(name)
+    if why:
+        raise Refused(
+            f"found {show(name)}, {why}: write the name of a VRF (ip link show type vrf), or remove this line"
+        )
+    return name
+
+
 def vip_name(value: object) -> str:
     """What reports call the VIP."""
     name = text_of(value, 'write a name as text, e.g. "radius"')
@@ -219,7 +230,7 @@ def service(value: object) -> str:
 
 
 def listen(example: str) -> Callable[[object], str]:
-    """A reader of where something is served: ``host:port``, an IPv6 host in brackets."""
+    """A reader of where something is served: ``host:port``, an IPv6 host in brackets; in a VRF ``host%vrf:port``."""
     usual, _, number = example.rpartition(":")
     wanted = f'write "host:port", e.g. "{example}" or "[::1]:{number}"'
 
@@ -232,6 +243,12 @@ def listen(example: str) -> Callable[[object], str]:
             raise Refused(f"found {show(text)}: {wanted}")
         if not host:
             raise Refused(f'found {show(text)}: write "127.0.0.1:{port}" for this host only, "0.0.0.0:{port}" for all')
+        closed = host.endswith("]")
+        host, percent, vrf = host.removesuffix("]").partition("%")
+        host += "]" * closed
+        if percent and (why := why_not_link_name(vrf)):
+            where = f'write the name of a VRF, e.g. "10.0.4.2%blue:{port}", or leave it away'
+            raise Refused(f"found {show(text)}, with a device after % {why}: {where}")
         good = _dotted(host) if re.fullmatch(r"[0-9.]+", host) else bool(_HOST.fullmatch(host))
         if host.startswith("[") and host.endswith("]"):
             good = _ipv6(host[1:-1]) and "/" not in host

@@ -7,7 +7,7 @@ ECN bits stay, checksums follow, every fragment is treated alike. One rule for e
 a map from code points without mask and shift, and it never matches (facts B7).
 
 The source is the client's own, so who sent the packet cannot be asked. What comes over ``lo`` is this host's own and
-left alone, but for the self-test.
+left alone, but for the self-test; and so is what comes by the link of a VRF, which was seen before or is its own, too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dsr_agent.guard.expressions import (
 from dsr_agent.guard.headers import later_fragment
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.sets import ADDRESS, hashed, of_addresses
+from dsr_agent.guard.vrfs import from_here
 from dsr_agent.state.marks import PROBE_MARK
 from dsr_agent.state.model import Ip
 from dsr_agent.state.table import Chain, FilterSet
@@ -109,7 +110,7 @@ def sets(of: Unwrapped, *, guarded: bool) -> Iterator[tuple[str, FilterSet]]:
                 yield f"plain{version}", of_addresses(version, of.plain, counted=True)
 
 
-def chains(of: Unwrapped, *, guarded: bool) -> Iterator[tuple[str, Chain]]:
+def chains(of: Unwrapped, *, guarded: bool, vrfs: bool = False) -> Iterator[tuple[str, Chain]]:
     """The way of a packet that is not wrapped; *guarded*: and whether a client can have sent it."""
     if not of or not (of.marked or guarded):
         return
@@ -118,8 +119,8 @@ def chains(of: Unwrapped, *, guarded: bool) -> Iterator[tuple[str, Chain]]:
         then = goto(_checked(version)) if guarded else ACCEPT
         yield _rewriting(version), Chain(tuple(_rewrite(item, then) for item in marked))
         if guarded:
-            yield _checked(version), Chain(tuple(_checks(version, marked)))
-    yield CHAIN, Chain(tuple(_unwrapped(of, guarded=guarded)), "prerouting", PRIORITY)
+            yield _checked(version), Chain(tuple(_checks(version, marked, vrfs=vrfs)))
+    yield CHAIN, Chain(tuple(_unwrapped(of, guarded=guarded, vrfs=vrfs)), "prerouting", PRIORITY)
 
 
 def forwarding(of: Unwrapped) -> Iterator[str]:
@@ -129,8 +130,9 @@ def forwarding(of: Unwrapped) -> Iterator[str]:
         yield rule(_marked(vip.version, dscp), match(_to(vip.version), str(vip)), *refuse(Reason.FORWARD))
 
 
-def _unwrapped(of: Unwrapped, *, guarded: bool) -> Iterator[str]:
-    yield rule(match(meta("iifname"), "lo"), match(meta("mark"), PROBE_MARK, "!="), ACCEPT)
+def _unwrapped(of: Unwrapped, *, guarded: bool, vrfs: bool) -> Iterator[str]:
+    for here in from_here(vrfs=vrfs):
+        yield rule(here, match(meta("mark"), PROBE_MARK, "!="), ACCEPT)
     for local, port in of.ports if of.marked else ():
         yield rule(match(_to(local.version), str(local)), match(packet("udp", "dport"), port), ACCEPT)
     for version in of.versions():
@@ -150,11 +152,12 @@ def _rewrite(item: Marked, then: Expression) -> str:
     return rule(_marked(version, item.dscp), arrives, back, then)
 
 
-def _checks(version: int, marked: Iterable[Marked]) -> Iterator[str]:
+def _checks(version: int, marked: Iterable[Marked], *, vrfs: bool) -> Iterator[str]:
     """What is asked of a request that came out of a tunnel, too; the VIP is in its header again."""
     source = packet(_IP[version], "saddr")
     itself = match(source, f"@{_CLIENTS}{version}")
-    yield rule(match(meta("mark"), PROBE_MARK), match(meta("iifname"), "lo"), itself, ACCEPT)
+    for here in from_here(vrfs=vrfs):
+        yield rule(match(meta("mark"), PROBE_MARK), here, itself, ACCEPT)
     yield rule(match(source, f"@own{version}"), *refuse(Reason.INNER_SOURCE))
     yield from (rule(foreign, *refuse(Reason.INNER_SOURCE)) for foreign in inner.no_clients(version))
     if any(item.services for item in marked):

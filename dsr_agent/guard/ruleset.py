@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dsr_agent.guard import inner, marked, outer, selftest
+from dsr_agent.guard import inner, marked, outer, selftest, vrfs
 from dsr_agent.guard.expressions import ENCAPSULATIONS, OURS, bits, goto, match, meta, packet, refuse, rule
 from dsr_agent.guard.inner import Target
 from dsr_agent.guard.outer import Entrance
@@ -38,7 +38,8 @@ class Request:
     """
     What the guard is to let in.
 
-    *own* are the host's own addresses, *links* what the tunnels' links are called.
+    *own* are the host's own addresses, *links* what the tunnels' links are called, and *in_vrfs* those of them that
+    belong to a VRF. *vrfs*: there is one on this host.
     *mss* is the largest TCP segment that clients are told of, by IP version. *unwrapped* is what comes without an outer
     header.
     """
@@ -49,13 +50,14 @@ class Request:
     mss: Mapping[int, int] = field(default_factory=dict)
     links: frozenset[str] = frozenset()
     unwrapped: marked.Unwrapped = field(default_factory=marked.Unwrapped)
+    in_vrfs: frozenset[str] = frozenset()
+    vrfs: bool = False
 
 
-def unguarded(unwrapped: marked.Unwrapped) -> Table:
+def unguarded(unwrapped: marked.Unwrapped, *, vrfs: bool = False) -> Table:
     """The table of a host that wants no guard: marked packets get their VIP, whoever sent them."""
-    return Table(
-        dict(marked.sets(unwrapped, guarded=False)), frozenset(), dict(marked.chains(unwrapped, guarded=False))
-    )
+    chains = dict(marked.chains(unwrapped, guarded=False, vrfs=vrfs))
+    return Table(dict(marked.sets(unwrapped, guarded=False)), frozenset(), chains)
 
 
 def ruleset(request: Request) -> Table:
@@ -67,10 +69,10 @@ def ruleset(request: Request) -> Table:
     sets |= marked.sets(request.unwrapped, guarded=True)
     sets |= {f"answering{version}": of_addresses(version, (vip.ip for vip in request.vips)) for version in request.mss}
     chains = dict(outer.chains(entrances)) | dict(inner.chains(request.vips))
-    chains[selftest.CHAIN] = selftest.chain(entrances)
+    chains[selftest.CHAIN] = selftest.chain(entrances, vrfs=request.vrfs)
     chains["entrance"] = Chain(tuple(_entrance(entrances, request)), "prerouting", PRIORITY)
     chains["forward"] = Chain(tuple(_forward(request)), "forward", PRIORITY)
-    chains |= marked.chains(request.unwrapped, guarded=True)
+    chains |= marked.chains(request.unwrapped, guarded=True, vrfs=request.vrfs)
     if request.mss:
         chains["answers"] = Chain(tuple(_answers(request.mss)), "output", _MANGLE)
     return Table(sets, frozenset([*map(str, Reason), *outer.counters(entrances)]), chains)
@@ -78,6 +80,8 @@ def ruleset(request: Request) -> Table:
 
 def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str]:
     yield selftest.entrance()
+    if request.vrfs:
+        yield from vrfs.seen_before()
     first, *more = inner.accepting(request.vips)
     yield first
     yield from outer.accepting(entrances)
@@ -93,6 +97,7 @@ def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str
 def _forward(request: Request) -> Iterator[str]:
     yield rule(OURS, *refuse(Reason.FORWARD))
     yield rule(match(meta("oifgroup"), LINK_GROUP), *refuse(Reason.FORWARD))
+    yield from vrfs.forwarding(request.in_vrfs)
     yield from marked.forwarding(request.unwrapped)
 
 

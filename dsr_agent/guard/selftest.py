@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dsr_agent.guard.expressions import ACCEPT, NOT_OURS, OURS, jump, match, meta, packet, rule
 from dsr_agent.guard.outer import Entrance, asked_for
 from dsr_agent.guard.sets import ADDRESS, element, hashed, of_addresses
+from dsr_agent.guard.vrfs import from_here
 from dsr_agent.state.marks import PROBE_MARK
 from dsr_agent.state.probe import ANYBODY, CLIENTS
 from dsr_agent.state.table import Chain, FilterSet
@@ -32,15 +33,15 @@ def entrance() -> str:
     return rule(match(meta("mark"), PROBE_MARK), jump(CHAIN))
 
 
-def chain(entrances: Iterable[Entrance]) -> Chain:
+def chain(entrances: Iterable[Entrance], *, vrfs: bool = False) -> Chain:
     """What lets them in, as they arrive and as they come out."""
     every = tuple(entrances)
-    here = (NOT_OURS, match(meta("iifname"), "lo"))
-    senders = [rule(*here, sender, ACCEPT) for sender in asked_for(every)]
+    senders = list(asked_for(every))
     for version in sorted({entrance.version for entrance in every if not entrance.senders}):
         source = packet("ip" if version == 4 else "ip6", "saddr")
-        senders.append(rule(*here, match(source, str(ANYBODY[version])), ACCEPT))
-    return Chain((*senders, *_out()))
+        senders.append(match(source, str(ANYBODY[version])))
+    arriving = (rule(NOT_OURS, here, sender, ACCEPT) for here in from_here(vrfs=vrfs) for sender in senders)
+    return Chain((*arriving, *_out()))
 
 
 def _out() -> Iterator[str]:

@@ -17,9 +17,10 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
+from dsr_agent.kernel.links import index_of, name_of
 from dsr_agent.kernel.netlink import NLM_F_ACK, Channel, attribute, attributes, number
 from dsr_agent.kernel.refusals import explain
-from dsr_agent.state.errors import DsrError, Foreign, Unsupported
+from dsr_agent.state.errors import DsrError, Foreign, NotYet, Unsupported
 from dsr_agent.state.port_actions import AddPort, PortAction
 from dsr_agent.state.ports import PortKey, UdpPort
 
@@ -66,7 +67,10 @@ class Ports:
     def write(self, action: PortAction) -> DsrError | None:
         """Add or delete a port; what stands in the way, or None. There already, and gone already, is success."""
         add = isinstance(action, AddPort)
-        body = _GENL.pack(_CMD_ADD if add else _CMD_DEL, _VERSION) + described(action.port, marked=add)
+        try:
+            body = _GENL.pack(_CMD_ADD if add else _CMD_DEL, _VERSION) + described(action.port, marked=add)
+        except OSError:  # with its VRF the port has gone
+            return NotYet(f"cannot {action}: {action.port.device} is not there (yet)") if add else None
         refused = None
         for _ in range(2):
             try:
@@ -107,14 +111,17 @@ def _attributes(port: PortKey, *, marked: bool) -> Iterator[bytes]:
         yield attribute(_NOPARTIAL, b"")
     if port.local:
         yield attribute(_LOCAL_V4 if port.version == 4 else _LOCAL_V6, port.local.packed)
+    if port.device:
+        yield attribute(_IFINDEX, struct.pack("=i", index_of(port.device)))
 
 
 def parse(body: bytes) -> UdpPort:
     """Read one port."""
     said = dict(attributes(body, _GENL.size))
     version = 6 if said.get(_AF) == bytes([socket.AF_INET6]) else 4
-    key = PortKey(int.from_bytes(said.get(_PORT, b""), "big"), version, _ip(said.get(_LOCAL_V4), said.get(_LOCAL_V6)))
-    narrow = any(any(said.get(kind, b"")) for kind in (_PEER_V4, _PEER_V6, _PEER_PORT, _IFINDEX))
+    local, index = _ip(said.get(_LOCAL_V4), said.get(_LOCAL_V6)), number(said.get(_IFINDEX, b""))
+    key = PortKey(int.from_bytes(said.get(_PORT, b""), "big"), version, local, name_of(index) if index else "")
+    narrow = any(any(said.get(kind, b"")) for kind in (_PEER_V4, _PEER_V6, _PEER_PORT))
     protocol = number(said.get(_PROTOCOL, b""))
     gue = said.get(_TYPE) == bytes([_TYPE_GUE])
     return UdpPort(key, gue, 0 if gue else protocol, narrow, ours=gue and _NOPARTIAL in said)

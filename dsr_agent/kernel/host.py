@@ -25,6 +25,7 @@ from dsr_agent.kernel.link_writer import LinkWriter
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.state.actions import Action, AddAddress, DeleteAddress, LoadModule, ReplaceAddress, WriteSysctl
 from dsr_agent.state.errors import DsrError, NotYet
+from dsr_agent.state.local import Towards
 from dsr_agent.state.model import (
     GUARD,
     ROUTES,
@@ -127,7 +128,7 @@ class Host:
 
     # --- observe ---------------------------------------------------------------------------------------------------
 
-    async def observe(self, scope: Scope, targets: Iterable[Ip] = ()) -> Observed:
+    async def observe(self, scope: Scope, targets: Iterable[Towards] = ()) -> Observed:
         """See `port.Kernel.observe`."""
         self._take_in()
         found_links: dict[str, Link] = {}
@@ -142,12 +143,14 @@ class Host:
             self._take_in()
         self._look_up_unannounced()
         values: dict[SysctlKey, int] = {}
-        sources: dict[Ip, Ip] = {}
+        sources: dict[Towards, Ip] = {}
         modules: frozenset[str] = frozenset()
         guard = ObservedGuard()
         ports: frozenset[UdpPort] = frozenset()
         if scope.everything or scope.host:
-            values = sysctls.read(sysctls.paths_of(self._links_with_sysctls(found_links)), self._sysctls)
+            vrfs = any(link.kind == "vrf" for link in found_links.values())
+            paths = sysctls.paths_of(self._links_with_sysctls(found_links), vrfs=vrfs)
+            values = sysctls.read(paths, self._sysctls)
             modules = self._modules.present(MODULES)
             ports = self._ports.read() if MODULE_OF_PORTS in modules else ports
             sources = routes.sources(self._channel, targets)

@@ -18,7 +18,17 @@ from typing import Any
 from dsr_agent.kernel.links import arguments
 from dsr_agent.kernel.modules import Modules
 from dsr_agent.kernel.refusals import explain
-from dsr_agent.state.actions import Action, AddLink, BringUp, ChangeLink, DeleteLink, MarkLink, RenameLink, TakeDown
+from dsr_agent.state.actions import (
+    Action,
+    AddLink,
+    BringUp,
+    ChangeLink,
+    DeleteLink,
+    MarkLink,
+    MoveLink,
+    RenameLink,
+    TakeDown,
+)
 from dsr_agent.state.errors import Bug, DsrError, Foreign
 from dsr_agent.state.model import MODULE_OF_KIND
 
@@ -55,6 +65,7 @@ class LinkWriter:
             ChangeLink: self._change,
             MarkLink: self._mark,
             RenameLink: self._rename,
+            MoveLink: self._move,
             BringUp: self._bring_up,
             TakeDown: self._take_down,
             DeleteLink: self._delete,
@@ -96,7 +107,9 @@ class LinkWriter:
 
     async def _add(self, action: AddLink) -> None:
         route = await self._open()
-        await route.link("add", ifname=action.link.name, group=action.link.group, **arguments(action.link))
+        # In its VRF from the first: what came out of it meanwhile would be looked up elsewhere.
+        into = {"master": _index(action.link.master)} if action.link.master else {}
+        await route.link("add", ifname=action.link.name, group=action.link.group, **into, **arguments(action.link))
 
     async def _change(self, action: ChangeLink) -> None:
         route = await self._open()
@@ -104,6 +117,9 @@ class LinkWriter:
 
     async def _mark(self, action: MarkLink) -> None:
         await self._set(action.name, group=action.group, ifalias=action.alias)
+
+    async def _move(self, action: MoveLink) -> None:
+        await self._set(action.name, master=_index(action.vrf) if action.vrf else 0)
 
     async def _bring_up(self, action: BringUp) -> None:
         await self._set(action.name, state="up")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 import struct
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import Any, NamedTuple
 
 from dsr_agent.kernel.netlink import RTM_GETLINK, RTM_NEWLINK, Channel, attribute, attributes, number
 from dsr_agent.state.model import Ip, Link, Outer
@@ -18,17 +19,28 @@ from dsr_agent.state.model import Ip, Link, Outer
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _U32 = struct.Struct("=I")
 
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_EXT_MASK = 3, 4, 18, 20, 27, 29
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_EXT_MASK = (
+    3,
+    4,
+    10,
+    18,
+    20,
+    27,
+    29,
+)
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _RTEXT_FILTER_SKIP_STATS = 8
 
 _IFF_UP, _IFF_LOOPBACK, _IFF_POINTOPOINT, _IFF_NOARP = 0x1, 0x8, 0x10, 0x80
 
 # ipip, sit and ip6tnl share one set of attributes, gre and ip6gre another.
-_IPTUN_LOCAL, _IPTUN_REMOTE, _IPTUN_PROTO, _IPTUN_EXTERNAL = 2, 3, 9, 19
+_IPTUN_LINK, _IPTUN_LOCAL, _IPTUN_REMOTE, _IPTUN_PROTO, _IPTUN_EXTERNAL = 1, 2, 3, 9, 19
 _GRE_IFLAGS, _GRE_IKEY, _GRE_LOCAL, _GRE_REMOTE, _GRE_EXTERNAL = 2, 4, 6, 7, 18
 
 _GRE_CHECKSUM, _GRE_KEY, _GRE_SEQUENCE = 0x8000, 0x2000, 0x1000
+
+_VRF = "vrf"
+_GONE = "link "  # no link can be called so
 
 # Any address, in the outer header of each kind.
 _ANY = {"ipip": "0.0.0.0", "sit": "0.0.0.0", "gre": "0.0.0.0", "ip6tnl": "::", "ip6gre": "::"}
@@ -38,7 +50,27 @@ def read(channel: Channel) -> dict[int, Link]:
     """All links by index, in one dump."""
     body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     body += attribute(_IFLA_EXT_MASK, _U32.pack(_RTEXT_FILTER_SKIP_STATS))
-    return dict(parse(message.body) for message in channel.dump(RTM_GETLINK, body) if message.type == RTM_NEWLINK)
+    dumped = channel.dump(RTM_GETLINK, body)
+    parsed = [_parse(message.body) for message in dumped if message.type == RTM_NEWLINK]
+    found = {each.number: each.link for each in parsed}
+    kinds = {index: link.kind for index, link in found.items()}
+    for each in parsed:
+        link = each.link
+        if each.master in found:
+            link = replace(link, master=found[each.master].name)
+        if link.outer and kinds.get(each.device) == _VRF:
+            link = replace(link, outer=replace(link.outer, device=found[each.device].name))
+        found[each.number] = link
+    return found
+
+
+class _Parsed(NamedTuple):
+    """A link as one message tells it: what it belongs to and the device that it looks in are known by their numbers."""
+
+    number: int
+    master: int
+    device: int
+    link: Link
 
 
 def look_up(channel: Channel, name: str) -> Link | None:
@@ -48,14 +80,38 @@ def look_up(channel: Channel, name: str) -> Link | None:
         message = channel.ask(RTM_GETLINK, body)
     except OSError:
         return None
-    return parse(message.body)[1] if message.type == RTM_NEWLINK else None
+    if message.type != RTM_NEWLINK:
+        return None
+    parsed = _parse(message.body)
+    device = look_up(channel, name_of(parsed.device)) if parsed.device else None
+    if device and device.kind == _VRF and parsed.link.outer:
+        return replace(parsed.link, outer=replace(parsed.link.outer, device=device.name))
+    return parsed.link
+
+
+def name_of(index: int) -> str:
+    """The name of the link with that *index* at this moment; one that has gone is called by its number."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"{_GONE}{index}"
+
+
+def index_of(name: str) -> int:
+    """The index of the link called *name* at this moment, or that of one that has gone. Raises `OSError`."""
+    return int(name.removeprefix(_GONE)) if name.startswith(_GONE) else socket.if_nametoindex(name)
 
 
 def parse(body: bytes) -> tuple[int, Link]:
-    """Read one link message: its index and what it says."""
+    """Read one link message: its index and what it says, but for the name of what it belongs to."""
+    parsed = _parse(body)
+    return parsed.number, parsed.link
+
+
+def _parse(body: bytes) -> _Parsed:
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
     name = kind = alias = ""
-    group = mtu = 0
+    group = mtu = master = 0
     data = b""
     for attribute_kind, value in attributes(body, 16):
         if attribute_kind == _IFLA_IFNAME:
@@ -66,20 +122,24 @@ def parse(body: bytes) -> tuple[int, Link]:
             group = number(value)
         elif attribute_kind == _IFLA_MTU:
             mtu = number(value)
+        elif attribute_kind == _IFLA_MASTER:
+            master = number(value)
         elif attribute_kind == _IFLA_LINKINFO:
             info = dict(attributes(value, 0))
             kind = info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
             data = info.get(_IFLA_INFO_DATA, b"")
-    return index, Link(
+    about = dict(attributes(data, 0))
+    link = Link(
         name,
         kind,
         up=bool(flags & _IFF_UP),
         group=group,
         alias=alias,
-        outer=_outer(kind, dict(attributes(data, 0))),
+        outer=_outer(kind, about),
         answers_arp=not flags & (_IFF_LOOPBACK | _IFF_POINTOPOINT | _IFF_NOARP),
         mtu=mtu,
     )
+    return _Parsed(index, master, number(about.get(_IPTUN_LINK, b"")) if kind == "ip6tnl" else 0, link)
 
 
 def _outer(kind: str, data: dict[int, bytes]) -> Outer | None:
@@ -132,6 +192,8 @@ def arguments(link: Link) -> dict[str, Any]:
         values |= {"iflags": flags, "oflags": flags, "ikey": outer.key or 0, "okey": outer.key or 0}
     else:
         values["proto"] = outer.protocol
+    if link.kind == "ip6tnl":
+        values["link"] = socket.if_nametoindex(outer.device) if outer.device else 0
     if _ANY[link.kind] == "0.0.0.0":
         values["pmtudisc"] = 1
     return {"kind": link.kind} | {f"{link.kind}_{name}": value for name, value in values.items()}

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
+from dsr_agent.kernel.links import name_of
 from dsr_agent.kernel.netlink import (
     RTM_GETLINK,
     RTM_GETNEIGH,
@@ -148,7 +149,7 @@ def _way(body: bytes) -> Way:
     metrics = dict(attributes(found.get(_RTA_METRICS, b""), 0))
     gateway = found.get(_RTA_GATEWAY)
     return Way(
-        link=_name(number(found[_RTA_OIF])) if _RTA_OIF in found else "",
+        link=name_of(number(found[_RTA_OIF])) if _RTA_OIF in found else "",
         gateway=ip_address(gateway) if gateway else None,
         table=number(found[_RTA_TABLE]) if _RTA_TABLE in found else body[4],
         kind=kind,
@@ -235,12 +236,5 @@ def silent(channel: Channel) -> frozenset[Neighbour]:
         _, index, state, _, _ = _NDMSG.unpack_from(message.body)
         address = dict(attributes(message.body, _NDMSG.size)).get(_NDA_DST)
         if state & (_NUD_INCOMPLETE | _NUD_FAILED) and address:
-            found.add(Neighbour(_name(index), ip_address(address)))
+            found.add(Neighbour(name_of(index), ip_address(address)))
     return frozenset(found)
-
-
-def _name(index: int) -> str:
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return f"link {index}"

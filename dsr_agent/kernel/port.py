@@ -12,20 +12,21 @@ from typing import Protocol
 
 from dsr_agent.state.actions import Action
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.model import Changes, Ip, Observed, Scope
+from dsr_agent.state.local import Towards
+from dsr_agent.state.model import Changes, Observed, Scope
 from dsr_agent.state.report import Outcome
 
 
 class Kernel(Protocol):
     """The host, as far as this program is concerned."""
 
-    async def observe(self, scope: Scope, targets: Iterable[Ip] = ()) -> Observed:
+    async def observe(self, scope: Scope, targets: Iterable[Towards] = ()) -> Observed:
         """
         Read back what the kernel holds.
 
         `Scope.everything` reads all of it afresh. Otherwise links, sysctls and routes are read afresh if *scope*
         says *host*, and addresses come from the copy that announcements keep current; a copy that may have missed
-        one is read afresh first. *targets* are the addresses whose route (which source?) is asked for.
+        one is read afresh first. *targets* are those whose route (which source?) is asked for.
         """
         ...
 

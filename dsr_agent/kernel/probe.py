@@ -24,11 +24,12 @@ from dsr_agent.kernel.fou import Ports
 from dsr_agent.kernel.netlink import Channel
 from dsr_agent.kernel.refusals import explain
 from dsr_agent.state.errors import DsrError, NotPermitted
+from dsr_agent.state.local import Towards
 from dsr_agent.state.marks import PROBE_MARK
-from dsr_agent.state.model import Ip
 from dsr_agent.state.probe import PAYLOAD, Evidence, Seen, Shot, Sight
 
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO, _SO_MARK = 8, 49, 50, 36
+_SO_BINDTODEVICE = 25
 _PKTINFO, _PKTINFO6 = struct.Struct("=i4s4s"), struct.Struct("=16si")
 _PAYLOAD = b"dsr-agent self-test "
 _ROOM = 256
@@ -52,7 +53,7 @@ class Prober:
     def __init__(self, port: int = 0, root: Path = Path("/")) -> None:
         self._port = port
         self._root = root
-        self._raw: dict[int, socket.socket] = {}
+        self._raw: dict[tuple[int, int], socket.socket] = {}
         self._channel = Channel()
         self._ports = Ports()
         try:
@@ -68,24 +69,12 @@ class Prober:
         self._channel.close()
         self._ports.close()
 
-    def _sender(self, version: int) -> socket.socket:
-        """What sends packets of *version* as they are; that of IPv6 is opened when a tunnel first needs it."""
-        if version not in self._raw:
-            family = socket.AF_INET if version == 4 else socket.AF_INET6
-            try:
-                opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
-            except PermissionError as error:
-                raise NotPermitted(
-                    f"no packet can be sent for the self-test: the kernel says {error.strerror!r}",
-                    "run as root or with CAP_NET_RAW",
-                ) from None
-            self._raw[version] = opened
-            opened.setblocking(False)
-            try:
-                opened.setsockopt(socket.SOL_SOCKET, _SO_MARK, PROBE_MARK)
-            except OSError as error:
-                raise explain(error.errno or 0, "the self-test's packets cannot be marked") from None
-        return self._raw[version]
+    def _sender(self, version: int, vrf: str = "") -> socket.socket:
+        """What sends packets of *version* as they are in *vrf*; opened when a tunnel first needs it."""
+        index = socket.if_nametoindex(vrf) if vrf else 0  # a VRF that was made again is another one
+        if (version, index) not in self._raw:
+            self._raw[version, index] = _raw(version, vrf)
+        return self._raw[version, index]
 
     async def fire(self, shot: Shot, patience: float, *, evidence: bool = False) -> Sight:
         """Send once, and wait at most *patience* seconds; *evidence* also reads what counts more meanwhile."""
@@ -94,7 +83,7 @@ class Prober:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as receiver:
             receiver.setblocking(False)
             try:
-                _listen(receiver, shot.vip, self._port)
+                _listen(receiver, shot, self._port)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
                     return Sight(Seen.NO_VIP, why="the VIP is not on this host")
@@ -107,7 +96,7 @@ class Prober:
             try:
                 before = self._counts(shot.link) if evidence else None
                 sent = loop.time()
-                self._sender(shot.local.version).sendto(
+                self._sender(shot.local.version, shot.arrives_in).sendto(
                     shot.wrap(receiver.getsockname()[1], payload), (str(shot.local), 0)
                 )
                 async with asyncio.timeout(patience):
@@ -119,21 +108,22 @@ class Prober:
                 return Sight(Seen.REFUSED, why=f"the packet cannot be sent: {error.strerror}")
             finally:
                 loop.remove_reader(receiver)
-        link = _name(index)
+        link = links.name_of(index)
         return Sight(Seen.ARRIVED if shot.bare or link == shot.link else Seen.ELSEWHERE, link, seconds=taken)
 
     def _not_to_be_sent(self, shot: Shot) -> Sight | None:
         """Look at the tunnel's link, its address, and the way back to where the packet says it comes from."""
         if why := shot.unfit(links.look_up(self._channel, shot.link)):
             return Sight(Seen.NO_TUNNEL, why=why)
-        if not routes.is_local(self._channel, shot.local):
+        if not routes.is_local(self._channel, Towards(shot.local, shot.arrives_in)):
             return Sight(Seen.NO_TUNNEL, why=f"the tunnel's address {shot.local} is not on this host")
         if shot.port and not any(port.serves(shot.port) for port in self._ports.read()):
             return Sight(Seen.NO_TUNNEL, why=f"packets are not taken out of {shot.port}")
         if isinstance(shot.client, IPv4Address):
-            if routes.is_local(self._channel, shot.client):
+            client = Towards(shot.client, shot.vrf)
+            if routes.is_local(self._channel, client):
                 return Sight(Seen.UNKNOWN, why=f"{shot.client}, which the self-test says it is, is on this host")
-            if not (shot.bare or routes.sources(self._channel, [shot.client])):
+            if not (shot.bare or routes.sources(self._channel, [client])):
                 return Sight(Seen.UNKNOWN, why=f"no route to {shot.client}: the self-test needs a default route")
         return None
 
@@ -165,13 +155,39 @@ class Prober:
         return max(values)
 
 
-def _listen(receiver: socket.socket, vip: Ip, port: int) -> None:
+def _raw(version: int, vrf: str) -> socket.socket:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    try:
+        opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+    except PermissionError as error:
+        raise NotPermitted(
+            f"no packet can be sent for the self-test: the kernel says {error.strerror!r}",
+            "run as root or with CAP_NET_RAW",
+        ) from None
+    opened.setblocking(False)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_MARK, PROBE_MARK)
+        _bind_to(opened, vrf)
+    except OSError as error:
+        opened.close()
+        raise explain(error.errno or 0, "the self-test's packets cannot be marked") from None
+    return opened
+
+
+def _bind_to(opened: socket.socket, vrf: str) -> None:
+    """Have a socket send and receive in *vrf*; in none of them it does so by itself."""
+    if vrf:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, vrf.encode() + b"\0")
+
+
+def _listen(receiver: socket.socket, shot: Shot, port: int) -> None:
     """Nobody else may have the port: who shared it might be given the packet instead."""
-    if vip.version == 4:
+    _bind_to(receiver, shot.vrf)
+    if shot.vip.version == 4:
         receiver.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     else:
         receiver.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-    receiver.bind((str(vip), port))
+    receiver.bind((str(shot.vip), port))
 
 
 def _take(receiver: socket.socket, payload: bytes, arrived: asyncio.Future[int]) -> None:
@@ -188,10 +204,3 @@ def _take(receiver: socket.socket, payload: bytes, arrived: asyncio.Future[int])
                 arrived.set_result(_PKTINFO.unpack_from(value)[0])
             elif (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
                 arrived.set_result(_PKTINFO6.unpack_from(value)[1])
-
-
-def _name(index: int) -> str:
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return f"link {index}"

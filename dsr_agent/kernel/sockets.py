@@ -18,6 +18,7 @@ from collections.abc import Container, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from dsr_agent.kernel.links import name_of
 from dsr_agent.kernel.netlink import NETLINK_SOCK_DIAG, Channel, Message, attributes
 from dsr_agent.state.model import Ip
 
@@ -110,11 +111,4 @@ def parse(message: Message, transport: str) -> Socket | None:
     only6 = ip.is_unspecified and any(
         kind == _INET_DIAG_SKV6ONLY and any(value) for kind, value in attributes(message.body, _ANSWER.size)
     )
-    return Socket(transport, int.from_bytes(port, "big"), ip, only6, _name(index) if index else "")
-
-
-def _name(index: int) -> str:
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return f"device {index}"  # gone; the socket is bound to it all the same
+    return Socket(transport, int.from_bytes(port, "big"), ip, only6, name_of(index) if index else "")

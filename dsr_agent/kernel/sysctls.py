@@ -18,9 +18,14 @@ IPV4_NAMES = ("rp_filter", "forwarding", "arp_ignore", "arp_announce")
 IPV6_NAMES = ("disable_ipv6", "forwarding", "addr_gen_mode")
 
 
-def paths_of(links: Iterable[str]) -> list[str]:
-    """The sysctls that matter for *links*, and those of ``all``."""
+# Whether a socket that is bound to no device gets what arrives in VRFs (Documentation/networking/vrf.rst).
+OUT_OF_VRFS = {transport: f"net/ipv4/{transport}_l3mdev_accept" for transport in ("tcp", "udp")}
+
+
+def paths_of(links: Iterable[str], *, vrfs: bool = False) -> list[str]:
+    """The sysctls that matter for *links*, and those of ``all``; *vrfs*: and for VRFs."""
     paths = ["net/ipv6/conf/all/forwarding"]  # there or not tells whether this host has IPv6
+    paths += OUT_OF_VRFS.values() if vrfs else ()
     for link in ("all", *links):
         paths += [f"net/ipv4/conf/{link}/{name}" for name in IPV4_NAMES]
         if link != "all":

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from dsr_agent.reconcile.vrfs import vrf_of
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet, Undecided
 from dsr_agent.state.local import LocalAddress, LocalOf
@@ -40,7 +41,7 @@ def resolve_bare(desired: Desired, observed: Observed, theirs: Mapping[AddressKe
     problems: list[Problem] = []
     for name, tunnel in desired.tunnels.items():
         if tunnel.encapsulation == "dscp":
-            marked_at[name] = frozenset(_arrivals(tunnel, desired, theirs))
+            marked_at[name] = frozenset(_arrivals(tunnel, desired, observed, theirs))
             if lacking := _no_arrival(tunnel, marked_at[name], observed, theirs):
                 problems.append(Problem(TunnelKey(name), lacking))
     silent_on = tuple(_segments(desired)) if desired.silence_arp else ()
@@ -53,14 +54,18 @@ def resolve_bare(desired: Desired, observed: Observed, theirs: Mapping[AddressKe
     return Bare(marked_at, silent_on, (*problems, *_talkative(desired, observed)))
 
 
-def _arrivals(tunnel: Tunnel, desired: Desired, theirs: Mapping[AddressKey, Address]) -> Iterator[Ip]:
-    """The addresses of this host, never a VIP, that *tunnel*'s packets are sent to."""
+def _arrivals(
+    tunnel: Tunnel, desired: Desired, observed: Observed, theirs: Mapping[AddressKey, Address]
+) -> Iterator[Ip]:
+    """The addresses of this host, never a VIP, that *tunnel*'s packets are sent to: in its VRF, where the VIPs are."""
     local = tunnel.local
     if isinstance(local, LocalAddress):
         yield local.ip
         return
     for key, address in theirs.items():
         if address.scope == _GLOBAL and key.ip not in desired.key_of_ip and not key.ip.is_loopback:
+            if vrf_of(key.link, observed.links) != tunnel.vrf:
+                continue
             if not isinstance(local, LocalOf) or key.link == local.link:
                 yield key.ip
 

@@ -22,6 +22,7 @@ from dsr_agent.state.actions import (
     DeleteLink,
     LoadModule,
     MarkLink,
+    MoveLink,
     Problem,
     RenameLink,
     ReplaceAddress,
@@ -63,11 +64,16 @@ def _plan_link(item: Carried, links: dict[str, Link], observed: Observed, steps:
     if not same and not owns_link(found):
         steps.problems.append(Problem(wanted.key, _not_ours(found, wanted)))
         return False
+    if found.master != wanted.master and not owns_link(found):
+        steps.problems.append(Problem(wanted.key, _belongs_elsewhere(found, wanted)))
+        return False
     if not same and not (_clear_the_way(item, links, steps) and _plan_change(item, found, links, observed, steps)):
         return False
     if found.group != wanted.group or found.alias != wanted.alias:
         ours = owns_link(found) or found.alias == wanted.alias
         steps.links.append(MarkLink(wanted.name, wanted.group, wanted.alias, Why.UNMARKED if ours else Why.ADOPTED))
+    if found.master != wanted.master:
+        steps.links.append(MoveLink(wanted.name, wanted.master, Why.CHANGED))
     return found.name in observed.links
 
 
@@ -77,6 +83,13 @@ def _not_ours(found: Link, wanted: Link) -> Foreign:
         f"link {found.name} is not ours, and is not what the tunnel needs ({what}, wanted {wanted.outer})",
         "remove or rename it, or give the tunnel another name",
     )
+
+
+def _belongs_elsewhere(found: Link, wanted: Link) -> Foreign:
+    text = f"link {found.name} is not ours, and belongs to {found.master or 'no VRF'}"
+    if wanted.master:
+        return Foreign(f"{text} instead of VRF {wanted.master}", f"ip link set {found.name} master {wanted.master}")
+    return Foreign(text, f'write vrf = "{found.master}" if that is a VRF, or ip link set {found.name} nomaster')
 
 
 def _clear_the_way(item: Carried, links: dict[str, Link], steps: Steps) -> bool:
@@ -125,6 +138,8 @@ def _finish(found: Link, name: str, item: Carried, observed: Observed, steps: St
     for sysctl, before in zip(item.sysctls(name), item.sysctls(found.name), strict=True):
         if not satisfied(before, observed):
             yield WriteSysctl(sysctl, name, Why.CHANGED)
+    if found.master != item.link.master:
+        yield MoveLink(name, item.link.master, Why.CHANGED)
     if found.alias != item.link.alias:
         yield MarkLink(name, item.link.group, item.link.alias, Why.UNMARKED)
     if not found.up:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from dsr_agent.state.errors import DsrError, NotYet, Undecided
-from dsr_agent.state.local import LocalAddress, LocalOf, LocalTowards
+from dsr_agent.state.local import LocalAddress, LocalOf, LocalTowards, Towards
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import Address, AddressKey, Desired, Ip, Link, Observed, Tunnel
 
@@ -15,13 +15,17 @@ from dsr_agent.state.model import Address, AddressKey, Desired, Ip, Link, Observ
 DEFAULT_ROUTE_TARGET: Mapping[int, Ip] = {4: ip_address("240.0.0.1"), 6: ip_address("3fff:fff:ffff::1")}
 
 
-def targets(desired: Desired) -> tuple[Ip, ...]:
-    """The addresses whose route decides about a ``local = "auto"``."""
-    asked: dict[Ip, None] = {}
+def targets(desired: Desired) -> tuple[Towards, ...]:
+    """Those whose route decides about a ``local = "auto"``."""
+    asked: dict[Towards, None] = {}
     for tunnel in desired.linked.values():
         if isinstance(tunnel.local, LocalTowards):
-            asked.update(dict.fromkeys(tunnel.local.targets or (DEFAULT_ROUTE_TARGET[tunnel.version],)))
+            asked.update(dict.fromkeys(_asked(tunnel, tunnel.local)))
     return tuple(asked)
+
+
+def _asked(tunnel: Tunnel, local: LocalTowards) -> tuple[Towards, ...]:
+    return tuple(Towards(ip, tunnel.vrf) for ip in local.targets or (DEFAULT_ROUTE_TARGET[tunnel.version],))
 
 
 def local_address(
@@ -62,13 +66,13 @@ def local_address(
     assert isinstance(local, LocalTowards)  # "auto" means something else only where no link carries it
     sources = {
         target: observed.sources[target]
-        for target in local.targets or (DEFAULT_ROUTE_TARGET[tunnel.version],)
+        for target in _asked(tunnel, local)
         if target in observed.sources and observed.sources[target] not in desired.key_of_ip
     }
     return _towards(sources, kept, bool(local.targets))
 
 
-def _towards(sources: Mapping[Ip, Ip], kept: Ip | None, named: bool) -> tuple[Ip | None, DsrError | None]:
+def _towards(sources: Mapping[Towards, Ip], kept: Ip | None, named: bool) -> tuple[Ip | None, DsrError | None]:
     choices = set(sources.values())
     if kept in choices:
         return kept, None

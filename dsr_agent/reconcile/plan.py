@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dsr_agent.guard.transaction import removal
-from dsr_agent.reconcile import fallback, ports, protection, silence
+from dsr_agent.reconcile import fallback, ports, protection, silence, vrfs
 from dsr_agent.reconcile.bare import on_talkative_devices, over_segments
 from dsr_agent.reconcile.links import plan_links
 from dsr_agent.reconcile.resolve import Wanted, resolve, tunnel_address
@@ -103,7 +103,9 @@ def _plan_devices(desired: Desired, observed: Observed, steps: Steps) -> frozens
     missing = set()
     for name in sorted(desired.devices):
         link = observed.links.get(name)
-        if link is None:
+        if (name, name) in desired.vrfs_of_devices:  # a VRF's own, of which the tunnel says what is wrong with it
+            missing |= set() if link and link.kind == vrfs.KIND else {name}
+        elif link is None:
             missing.add(name)
             error = NotYet(f"VIPs wait for device {name}, which is not there", 'create it, or write device = "lo"')
             steps.problems.append(Problem(LinkKey(name), error))

@@ -29,17 +29,19 @@ def plan_ports(wanted: Wanted, observed: Observed, steps: Steps) -> None:
             steps.problems.append(Problem(key, observed.obstacles[MODULE_OF_PORTS]))
         elif MODULE_OF_PORTS not in observed.modules and key == missing[0]:
             steps.links.append(LoadModule(MODULE_OF_PORTS, Why.NEEDED))
+        moved = [port.key for port in observed.ports if port.ours and port.key.keeps_out(key) and port.key not in ports]
+        steps.links += [DeletePort(port, Why.REPLACED) for port in moved]  # it gets nothing: the address is elsewhere
         steps.links.append(AddPort(key, Why.MISSING, (ports[key].link.key, *steps.after)))
     kept = {(tunnel.port, tunnel.version) for _, tunnel in wanted.waiting}
+    closed = {action.port for action in steps.links if isinstance(action, DeletePort)}
     for port in sorted(observed.ports, key=str):
-        if port.ours and port.key not in ports and (port.key.number, port.key.version) not in kept:
+        if port.ours and port.key not in closed | ports.keys() and (port.key.number, port.key.version) not in kept:
             steps.last.append(DeletePort(port.key, Why.UNWANTED, tuple(missing)))
 
 
 def _in_the_way(key: PortKey, observed: Observed) -> UdpPort | None:
     """Somebody's port that has the place of *key*, and takes its packets otherwise."""
-    alike = (port for port in observed.ports if (port.key.number, port.key.version) == (key.number, key.version))
-    return next((port for port in alike if port.key.local in (None, key.local)), None)
+    return next((port for port in observed.ports if not port.ours and port.key.keeps_out(key)), None)
 
 
 def _not_ours(port: UdpPort) -> Foreign:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
+from typing import NamedTuple
 
 from dsr_agent.guard.inner import Target
 from dsr_agent.guard.marked import Marked, Unwrapped, is_arrivals
@@ -14,6 +15,7 @@ from dsr_agent.guard.outer import Entrance, counted_in, tunnel_counted_in
 from dsr_agent.guard.ruleset import Request, ruleset, unguarded
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, Wanted, stand_in_name
+from dsr_agent.reconcile.vrfs import KIND as VRF
 from dsr_agent.state.actions import Action, HoldGuard, Problem, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import NotPermitted, Unsupported
 from dsr_agent.state.marks import owns_link
@@ -75,11 +77,27 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     declared until now is not lost while the new one is made beside it.
     """
     if desired.guard is None:
-        return unguarded(_unwrapped(desired, wanted))
+        return unguarded(_unwrapped(desired, wanted), vrfs=_vrfs(observed))
     entrances = (*_entrances(wanted, observed), *_going(wanted, observed))
     links = tuple(_links(wanted))
     mss = tuple(told_mss(desired, wanted, observed))
-    return _table(_ById(desired), entrances, links, wanted.own, mss=mss, bare=_places(wanted))
+    in_vrfs = frozenset(name for name, tunnel in _carrying(wanted) if tunnel.vrf)
+    places = _Places(links, wanted.own, in_vrfs, _vrfs(observed), _places(wanted))
+    return _table(_ById(desired), entrances, places, mss)
+
+
+def _vrfs(observed: Observed) -> bool:
+    return any(link.kind == VRF for link in observed.links.values())
+
+
+class _Places(NamedTuple):
+    """What the table depends on beside the file and the ways in; see `ruleset.Request`."""
+
+    links: tuple[tuple[str, tuple[str, ...]], ...]
+    own: frozenset[AddressKey]
+    in_vrfs: frozenset[str]
+    vrfs: bool
+    bare: Unwrapped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,23 +114,16 @@ class _ById:
 
 
 @lru_cache(maxsize=2)
-def _table(
-    of: _ById,
-    entrances: tuple[Entrance, ...],
-    links: tuple[tuple[str, tuple[str, ...]], ...],
-    own: frozenset[AddressKey],
-    *,
-    mss: tuple[tuple[int, int], ...],
-    bare: Unwrapped,
-) -> Table:
+def _table(of: _ById, entrances: tuple[Entrance, ...], places: _Places, mss: tuple[tuple[int, int], ...]) -> Table:
     """The table; kept, because it is asked for in every pass and seldom another one (100 ms for 10,000 VIPs)."""
     desired = of.desired
     services = desired.guard is not None and desired.guard.services
-    vips = tuple(_targets(desired, dict(links), services=services))
-    names = frozenset(name for _, several in links for name in several)
-    unwrapped = _of_vips(desired, bare)
-    nobodys = frozenset((*_own(own), *desired.key_of_ip))
-    return ruleset(Request(entrances, vips, nobodys, dict(mss), names, unwrapped))
+    vips = tuple(_targets(desired, dict(places.links), services=services))
+    names = frozenset(name for _, several in places.links for name in several)
+    unwrapped = _of_vips(desired, places.bare)
+    nobodys = frozenset((*_own(places.own), *desired.key_of_ip))
+    request = Request(entrances, vips, nobodys, dict(mss), names, unwrapped, places.in_vrfs, places.vrfs)
+    return ruleset(request)
 
 
 def _links(wanted: Wanted) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -121,6 +132,13 @@ def _links(wanted: Wanted) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield item.tunnel.name, (item.link.name, stand_in_name(item.link.name))
     for name, tunnel in wanted.waiting:
         yield tunnel.name, (name,)
+
+
+def _carrying(wanted: Wanted) -> Iterator[tuple[str, Tunnel]]:
+    """The names that links have or will have, each with a tunnel that it carries."""
+    for item in wanted.carried:
+        yield from ((name, item.tunnel) for name in (item.link.name, stand_in_name(item.link.name)))
+    yield from wanted.waiting
 
 
 def _targets(desired: Desired, links: Mapping[str, tuple[str, ...]], *, services: bool) -> Iterator[Target]:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 
+from dsr_agent.reconcile import vrfs
 from dsr_agent.reconcile.bare import EVERY_SEGMENT, Bare, resolve_bare
 from dsr_agent.reconcile.local import local_address
 from dsr_agent.state.actions import Problem
@@ -68,13 +69,15 @@ class Carried:
     inner_ipv6: bool = False
     """Whether some IPv6 VIP expects its requests from here."""
     shared: bool = False
+    arrives_in: str = ""
+    """The VRF in which its packets arrive; what comes out of them is in the tunnel's."""
 
     @property
     def port(self) -> PortKey | None:
         """The UDP port at which its packets arrive, if it has one."""
         if self.tunnel.port is None or self.link.outer is None:
             return None
-        return PortKey(self.tunnel.port, self.tunnel.version, self.link.outer.local)
+        return PortKey(self.tunnel.port, self.tunnel.version, self.link.outer.local, self.arrives_in)
 
     def sysctls(self, name: str) -> tuple[Sysctl, ...]:
         """What is wanted of the link that carries this tunnel while it is called *name*."""
@@ -129,6 +132,8 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
     for tunnel in desired.linked.values():
         current = _current(tunnel, observed, taken - {tunnel.name}) or _companion(tunnel, desired, observed)
         local, trouble = local_address(tunnel, desired, observed, theirs, current)
+        if without := vrfs.lacking(tunnel, observed):
+            local, trouble = None, without
         if trouble:
             problems.append(Problem(TunnelKey(tunnel.name), trouble))
         if local is None:
@@ -136,12 +141,13 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
             continue
         link = _carry(tunnel, local, desired, observed, taken - {tunnel.name})
         others = _takers(link, tunnel, carried)
-        if rival := next((item for item in others if item.tunnel.port == tunnel.port), None):
+        if rival := next((item for item in others if item.tunnel.port == tunnel.port or not _in_one(item, link)), None):
             problems.append(Problem(TunnelKey(tunnel.name), _rivalry(rival, tunnel, link)))
             waiting += [(current.name, tunnel)] if current else []
             continue
         taken.add(link.name)
-        carried.append(Carried(tunnel, others[0].link if others else link, shared=bool(others)))
+        shared, arrives_in = bool(others), vrfs.where_it_arrives(local, observed)
+        carried.append(Carried(tunnel, others[0].link if others else link, shared=shared, arrives_in=arrives_in))
     carried = list(_with_ipv6(carried, desired, observed))
     addresses = {address.key: address for item in carried for address in [tunnel_address(item.link.name)]}
     sysctls = [(c.link.name, sysctl) for c in carried if not c.shared for sysctl in c.sysctls(c.link.name)]
@@ -157,7 +163,7 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
         tuple(waiting),
         addresses,
         tuple(sysctls),
-        (*problems, *bare.problems),
+        (*problems, *bare.problems, *vrfs.problems(desired, observed)),
         frozenset(theirs),
         bare,
     )
@@ -185,8 +191,15 @@ def _takers(link: Link, tunnel: Tunnel, carried: Iterable[Carried]) -> list[Carr
     ]
 
 
+def _in_one(item: Carried, link: Link) -> bool:
+    return item.link.master == link.master
+
+
 def _rivalry(rival: Carried, tunnel: Tunnel, link: Link) -> DsrError:
     """Two tunnels of the file come to the same packets: the kernel has one link for them, or one port."""
+    if not _in_one(rival, link):
+        text = f"its packets would come out where those of tunnel {rival.tunnel.name} do, which is in another VRF"
+        return Undecided(f"{text} ({link.kind} {link.outer})", "write the same vrf for both, or another local")
     where = (
         f"UDP port {tunnel.port} of {link.outer.local}" if tunnel.port and link.outer else f"{link.kind} {link.outer}"
     )
@@ -254,29 +267,31 @@ def _likely_kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple
 def _carry(tunnel: Tunnel, local: Ip, desired: Desired, observed: Observed, taken: Collection[str]) -> Link:
     """The link for *tunnel*: under its own name, or the name of a link of the right shape that is adopted."""
     means, kinds = carrier(tunnel), _kinds(tunnel, desired, observed)
+    vrf = vrfs.where_it_arrives(local, observed)
     current = _current(tunnel, observed, taken)
     if current is None:
         for link in observed.links.values():
             if link.name not in taken and link.kind in means.kinds and link.outer and not owns_link(link):
-                if means.same(link.outer, means.outer(tunnel, local, link.kind)):
+                if means.same(link.outer, means.outer(tunnel, local, link.kind, vrf)):
                     current = link
                     break
-    kind = _misnamed(tunnel, local, kinds, observed) or kinds[0]
+    kind = _misnamed(tunnel, local, kinds, observed, vrf) or kinds[0]
     if current and current.kind in (means.kinds if not owns_link(current) else kinds):
         kind = current.kind  # somebody else's is adopted as it is, before it is replaced
-    elif current is None and len(kinds) > 1 and _taken_by_others(means.outer(tunnel, local, kind), kind, observed):
+    elif current is None and len(kinds) > 1 and _taken_by_others(means.outer(tunnel, local, kind, vrf), kind, observed):
         kind = kinds[-1]
-    own = Link(tunnel.name, kind, True, LINK_GROUP, ALIAS, means.outer(tunnel, local, kind))
+    outer = means.outer(tunnel, local, kind, vrf)
+    own = Link(tunnel.name, kind, True, LINK_GROUP, ALIAS, outer, master=tunnel.vrf)
     if current is None or current.name == tunnel.name:
         return own
     return replace(own, name=current.name, alias=ADOPTED_ALIAS)
 
 
-def _misnamed(tunnel: Tunnel, local: Ip, kinds: Collection[str], observed: Observed) -> str:
+def _misnamed(tunnel: Tunnel, local: Ip, kinds: Collection[str], observed: Observed, vrf: str) -> str:
     """The kind of a link of ours that does the work already, under whatever name; empty if there is none."""
     means = carrier(tunnel)
     ours = [link for link in observed.links.values() if link.kind in kinds and link.outer and owns_link(link)]
-    return next((o.kind for o in ours if o.outer and means.same(o.outer, means.outer(tunnel, local, o.kind))), "")
+    return next((o.kind for o in ours if o.outer and means.same(o.outer, means.outer(tunnel, local, o.kind, vrf))), "")
 
 
 def _taken_by_others(outer: Outer, kind: str, observed: Observed) -> bool:

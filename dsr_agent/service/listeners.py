@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dsr_agent.kernel.sockets import Socket, SocketTable
+from dsr_agent.kernel.sysctls import OUT_OF_VRFS
 from dsr_agent.reconcile.resolve import resolve
 from dsr_agent.service.board import Board
 from dsr_agent.service.journal import Kind, about, carrying
 from dsr_agent.service.narrator import Line
 from dsr_agent.service.overview import Overview
-from dsr_agent.state.model import Desired, Observed
+from dsr_agent.state.model import Desired, Observed, SysctlKey
 from dsr_agent.truth.listeners import Finding, Service, Standings, after, declared, find
 
 log = logging.getLogger("dsr_agent")
@@ -85,12 +86,13 @@ class Listeners:
     def _take(self, overview: Overview, sockets: list[Socket]) -> None:
         """Look at what was read; a look that is not due by the beat shows new things, and brings no old one down."""
         links = _links(overview.desired, overview.observed) if any(each.device for each in sockets) else {}
-        seen = (frozenset(sockets), links)
+        everywhere = _out_of_vrfs(overview.observed)
+        seen = (frozenset(sockets), links, everywhere)
         before = self._board.services
         if seen == self._seen and all(standing.settled for standing in before.values()):
             return  # with 10,000 VIPs, all that follows takes longer than the kernel's answer
         self._seen = seen
-        found = find(self._services, overview.desired.vips, sockets, links)
+        found = find(self._services, overview.desired.vips, sockets, links, everywhere)
         now = time.monotonic()
         if now - self._counted_at >= self.beat.interval * 0.9:
             self._counted_at = now
@@ -119,6 +121,11 @@ def _links(desired: Desired, observed: Observed) -> Mapping[str, str]:
     return {item.tunnel.name: item.link.name for item in resolve(desired, observed).carried}
 
 
+def _out_of_vrfs(observed: Observed) -> frozenset[str]:
+    """The transports whose sockets get what arrives in VRFs, although they are bound to no device."""
+    return frozenset(name for name, path in OUT_OF_VRFS.items() if observed.sysctls.get(SysctlKey(path)))
+
+
 def _read(table: SocketTable, services: tuple[Service, ...]) -> list[Socket]:
     """One dump for each protocol and version of IP that there is a service of. Raises `OSError`."""
     ipv4 = any(service.vip.ip.version == 4 for service in services)
@@ -136,7 +143,7 @@ def look_once(desired: Desired, observed: Observed) -> dict[Service, Finding]:
             sockets = _read(table, services)
         except OSError:
             return {}
-    return find(services, desired.vips, sockets, _links(desired, observed))
+    return find(services, desired.vips, sockets, _links(desired, observed), _out_of_vrfs(observed))
 
 
 def changes(before: Standings, now: Standings, desired: Desired) -> Iterator[Line]:

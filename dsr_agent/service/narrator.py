@@ -24,6 +24,7 @@ from dsr_agent.state.actions import (
     HoldGuard,
     LoadModule,
     MarkLink,
+    MoveLink,
     RemoveGuard,
     RenameLink,
     ReplaceAddress,
@@ -185,6 +186,8 @@ _VERBS: dict[type, str] = {
 def _verb(action: Action) -> str:
     if isinstance(action, WriteSysctl):
         return f"set to {action.sysctl.value}"
+    if isinstance(action, MoveLink):
+        return f"put into VRF {action.vrf} again" if action.vrf else "taken out of what it belonged to"
     if isinstance(action, ChangeLink):
         return f"changed in place to {action.link.outer}"
     return _VERBS[type(action)]

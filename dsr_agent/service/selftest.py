@@ -43,7 +43,7 @@ class Trial:
 
 def ways(wanted: Wanted) -> dict[str, Way]:
     """The tunnels that have a link, or will have one."""
-    return {item.tunnel.name: Way(item.tunnel, item.link, item.port) for item in wanted.carried}
+    return {item.tunnel.name: Way(item.tunnel, item.link, item.port, item.arrives_in) for item in wanted.carried}
 
 
 def every_way(wanted: Wanted, desired: Desired) -> Ways:

@@ -69,7 +69,8 @@ class AddLink:
         return ()
 
     def __str__(self) -> str:
-        return f"add {self.link.kind} tunnel {self.link.name} {self.link.outer}"
+        where = f" in VRF {self.link.master}" if self.link.master else ""
+        return f"add {self.link.kind} tunnel {self.link.name} {self.link.outer}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,26 @@ class RenameLink:
 
     def __str__(self) -> str:
         return f"rename {self.name} to {self.to}"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveLink:
+    """Have a link belong to a VRF, or (empty) to none: what comes out of it is looked up in the routes of that."""
+
+    name: str
+    vrf: str
+    why: Why = Why.MISSING
+
+    @property
+    def key(self) -> LinkKey:
+        return LinkKey(self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (self.key,)
+
+    def __str__(self) -> str:
+        return f"put {self.name} into VRF {self.vrf}" if self.vrf else f"take {self.name} out of what it belongs to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +367,7 @@ Action: TypeAlias = (
     | ChangeLink
     | MarkLink
     | RenameLink
+    | MoveLink
     | BringUp
     | TakeDown
     | DeleteLink

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Ip: TypeAlias = IPv4Address | IPv6Address
+
+
+class Towards(NamedTuple):
+    """Somebody to whom this host may send, by the routes of *vrf* (empty: by those of no VRF)."""
+
+    ip: Ip
+    vrf: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.ip} in VRF {self.vrf}" if self.vrf else str(self.ip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, TypeAlias
 
 from dsr_agent.state.errors import DsrError
-from dsr_agent.state.local import Local
+from dsr_agent.state.local import Local, Towards
 from dsr_agent.state.outer import MODULE_OF_KIND as MODULE_OF_KIND  # noqa: PLC0414  so that all nouns are found here
 from dsr_agent.state.outer import Outer as Outer  # noqa: PLC0414
 from dsr_agent.state.ports import PortKey, UdpPort
@@ -122,7 +122,8 @@ class Tunnel:
     """
     One way in: an encapsulation, the address it arrives at, and who may send it.
 
-    *load_balancers* is empty when the file says ``"any"``. *version* is that of the outer IP header.
+    *load_balancers* is empty when the file says ``"any"``. *version* is that of the outer IP header. *vrf* is the VRF
+    in which the requests are, and whose routes lead to the load balancers; empty for none.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Tunnel:
     checksum: bool = False
     version: int = 4
     port: int | None = None
+    vrf: str = ""
 
     @property
     def bare(self) -> bool:
@@ -145,7 +147,8 @@ class Vip:
     """
     One virtual address, and the device that makes this host accept it.
 
-    *dscp* is the code point that stands for it on the way here, where a balancer sends by that.
+    *dscp* is the code point that stands for it on the way here, where a balancer sends by that. *vrf* is that of its
+    tunnels.
     """
 
     ip: Ip
@@ -154,6 +157,7 @@ class Vip:
     tunnels: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     dscp: int | None = None
+    vrf: str = ""
 
     @property
     def key(self) -> AddressKey:
@@ -165,7 +169,11 @@ class Vip:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device. *outer* is there for tunnel kinds only; *answers_arp* for what speaks ARP on a segment."""
+    """
+    A network device. *outer* is there for tunnel kinds only; *answers_arp* for what speaks ARP on a segment.
+
+    *master* is the link that it belongs to: a VRF, a bridge, a bond.
+    """
 
     name: str
     kind: str = ""
@@ -174,6 +182,7 @@ class Link:
     alias: str = ""
     outer: Outer | None = None
     answers_arp: bool = False
+    master: str = ""
     mtu: int = field(default=0, compare=False)
 
     @property
@@ -184,6 +193,8 @@ class Link:
         words = [self.name, self.kind or "link"]
         if self.outer:
             words.append(str(self.outer))
+        if self.master:
+            words.append(f"master {self.master}")
         words.append("up" if self.up else "down")
         return " ".join(words)
 
@@ -284,6 +295,11 @@ class Desired:
         return frozenset(key.link for key in self.vips if key.ip not in self.held)
 
     @cached_property
+    def vrfs_of_devices(self) -> frozenset[tuple[str, str]]:
+        """Each link that VIPs are on, with the VRF (empty: none) in which their tunnels leave their requests."""
+        return frozenset((key.link, vip.vrf) for key, vip in self.vips.items() if vip.tunnels)
+
+    @cached_property
     def ipv6_tunnels(self) -> frozenset[str]:
         """The tunnels that some IPv6 VIP expects its requests from."""
         return frozenset(name for vip in self.vips.values() if vip.ip.version == 6 for name in vip.tunnels)
@@ -311,7 +327,7 @@ class Observed:
     links: Mapping[str, Link] = field(default_factory=dict)
     addresses: Mapping[AddressKey, Address] = field(default_factory=dict)
     sysctls: Mapping[SysctlKey, int] = field(default_factory=dict)
-    sources: Mapping[Ip, Ip] = field(default_factory=dict)
+    sources: Mapping[Towards, Ip] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     keeps_proto: bool = True
     guard: ObservedGuard = field(default_factory=ObservedGuard)

@@ -31,7 +31,7 @@ class Outer:
 
     *key* and *checksum* are those of the receiving side. *protocol* is the inner protocol that a link takes which can
     take several (``ipip``, ``sit``, ``ip6tnl``; 0 is any). *external* links take everything no other link wants
-    (``collect_md``).
+    (``collect_md``). *device* is the VRF that it looks in, which links over IPv6 have to be told.
     """
 
     local: IPv4Address | IPv6Address | None = None
@@ -41,6 +41,7 @@ class Outer:
     sequence: bool = False
     protocol: int = 0
     external: bool = False
+    device: str = ""
 
     def __str__(self) -> str:
         words = [f"local {self.local or 'any'}", f"remote {self.remote or 'any'}"]
@@ -48,5 +49,7 @@ class Outer:
             words.append(f"key {self.key}")
         if self.protocol not in (0, 4):
             words.append(f"inner protocol {self.protocol}")
+        if self.device:
+            words.append(f"dev {self.device}")
         words += [word for word in ("checksum", "sequence", "external") if getattr(self, word)]
         return " ".join(words)

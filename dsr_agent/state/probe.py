@@ -31,7 +31,8 @@ class Shot:
 
     *local* is the tunnel's own address and *client* who the packet inside says it is from. *unfit* says of the link as
     it is now why nothing may be sent, or nothing; *wrap* makes the packet for a port and a payload. *port* is where it
-    is taken out of UDP, if it comes in UDP.
+    is taken out of UDP, if it comes in UDP. *arrives_in* is the VRF in which it is sent and arrives wrapped, *vrf* that
+    of the VIP.
     """
 
     vip: Ip
@@ -43,6 +44,8 @@ class Shot:
     port: PortKey | None = None
     bare: bool = False
     """Nothing is wrapped, so that it arrives by no link of its own."""
+    arrives_in: str = ""
+    vrf: str = ""
 
 
 class Seen(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -40,11 +40,12 @@ class Verdict(StrEnum):
 
 
 class Finding(NamedTuple):
-    """What was seen of one service; *at* are the sockets that were decisive."""
+    """What was seen of one service; *at* are the sockets that were decisive, *vrf* is that of the VIP."""
 
     service: str
     verdict: Verdict
     at: tuple[str, ...] = ()
+    vrf: str = ""
 
     @property
     def listening(self) -> bool:
@@ -65,6 +66,9 @@ class Finding(NamedTuple):
         at = ", ".join(self.at)
         if self.verdict is Verdict.BOUND:
             return "bound to the VIP"
+        if self.verdict is Verdict.ELSEWHERE and self.vrf:
+            start = f"start it in VRF {self.vrf} (ip vrf exec {self.vrf} PROGRAM), or bind it to that device"
+            return f"bound to {at} only, where the VIP's requests never come: {start}"
         if self.verdict is Verdict.ELSEWHERE:
             return f"bound to {at} only, where the VIP's requests never come: bind it to the VIP"
         if self.verdict is Verdict.NOBODY:
@@ -85,35 +89,53 @@ def find(
     vips: Mapping[AddressKey, Vip],
     sockets: Iterable[Socket],
     links: Mapping[str, str],
+    out_of_vrfs: Collection[str] = (),
 ) -> dict[Service, Finding]:
-    """What *sockets* mean for each service; *links* says which link carries which tunnel."""
+    """
+    What *sockets* mean for each service; *links* says which link carries which tunnel.
+
+    *out_of_vrfs* are the transports whose sockets get what arrives in VRFs, although they are bound to no device.
+    """
     at: dict[tuple[str, int], list[Socket]] = {}
     for each in sockets:
         at.setdefault((each.transport, each.port), []).append(each)
     return {
-        service: _judge(service, vips[service.vip], at.get((service.transport, service.port), []), links)
+        service: _judge(
+            service,
+            vips[service.vip],
+            at.get((service.transport, service.port), []),
+            links,
+            everywhere=service.transport in out_of_vrfs,
+        )
         for service in services
     }
 
 
-def _judge(service: Service, vip: Vip, sockets: list[Socket], links: Mapping[str, str]) -> Finding:
-    reached = [each for each in sockets if each.takes(vip.ip) and _comes_to(each, vip, links)]
+def _judge(service: Service, vip: Vip, sockets: list[Socket], links: Mapping[str, str], *, everywhere: bool) -> Finding:
+    reached = [each for each in sockets if each.takes(vip.ip) and _comes_to(each, vip, links, everywhere=everywhere)]
     # The kernel prefers the socket that says more.
     if bound := [each for each in reached if not each.is_wildcard]:
         return Finding(service.name, Verdict.BOUND, _texts(bound))
     if reached:
         return Finding(service.name, Verdict.WILDCARD, _texts(reached))
     if sockets:
-        return Finding(service.name, Verdict.ELSEWHERE, _texts(sockets))
+        return Finding(service.name, Verdict.ELSEWHERE, _texts(sockets), vip.vrf)
     return Finding(service.name, Verdict.NOBODY)
 
 
-def _comes_to(each: Socket, vip: Vip, links: Mapping[str, str]) -> bool:
-    """Whether a request comes in where the socket is bound: out of a tunnel, or by the device of a VRF."""
-    if not each.device or not vip.tunnels:
+def _comes_to(each: Socket, vip: Vip, links: Mapping[str, str], *, everywhere: bool) -> bool:
+    """
+    Whether a request comes in where the socket is bound: out of a tunnel, or by the device of a VRF.
+
+    What arrives in a VRF goes to sockets of that VRF (``include/net/inet_sock.h``, inet_bound_dev_eq), unless a sysctl
+    says that it goes *everywhere*.
+    """
+    if not vip.tunnels:
         return True
+    if not each.device:
+        return everywhere or not vip.vrf
     doors = {links.get(tunnel, tunnel) for tunnel in vip.tunnels}
-    return each.device in doors or (each.device == vip.device != "lo")
+    return each.device in doors or each.device == vip.vrf or (each.device == vip.device != "lo")
 
 
 _SHOWN = 3

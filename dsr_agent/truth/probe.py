@@ -38,6 +38,8 @@ class Way:
     link: Link
     port: PortKey | None = None
     """Where its packets are taken out of UDP, if they come in it."""
+    arrives_in: str = ""
+    """The VRF in which its packets arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,17 @@ def shot(pair: Pair, way: Way | MarkedWay, client: Ip) -> Shot:
         inner = packets.udp(client, pair.vip, port, payload)
         return packets.ip(sender, local, protocol, means.wrap(way.tunnel, pair.vip.version, inner))
 
-    return Shot(pair.vip, way.link.name, local, client, lambda found: _unfit(found, way), wrap, way.port)
+    return Shot(
+        pair.vip,
+        way.link.name,
+        local,
+        client,
+        lambda found: _unfit(found, way),
+        wrap,
+        way.port,
+        arrives_in=way.arrives_in,
+        vrf=way.tunnel.vrf,
+    )
 
 
 def _marked(pair: Pair, way: MarkedWay, client: Ip) -> Shot:
@@ -112,10 +124,13 @@ def _marked(pair: Pair, way: MarkedWay, client: Ip) -> Shot:
     def mark(port: int, payload: bytes) -> bytes:
         return packets.udp(client, local, port, payload, dscp=code)
 
-    def unfit(found: Link | None) -> str:
-        return "" if found and found.up else "lo is down"
+    vrf = way.tunnel.vrf
+    over = vrf or "lo"
 
-    return Shot(pair.vip, "lo", local, client, unfit, mark, bare=True)
+    def unfit(found: Link | None) -> str:
+        return "" if found and found.up else f"{over} is down"
+
+    return Shot(pair.vip, over, local, client, unfit, mark, bare=True, arrives_in=vrf, vrf=vrf)
 
 
 def inner_size(version: int) -> int:

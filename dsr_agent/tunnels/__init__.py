@@ -29,8 +29,8 @@ class Carrier(Protocol):
         """The outer header's IP protocol when a packet of *version* is inside."""
         ...
 
-    def outer(self, tunnel: Tunnel, local: Ip, kind: str) -> Outer:
-        """The outer header that a link of *kind* for *tunnel* looks for when it arrives at *local*."""
+    def outer(self, tunnel: Tunnel, local: Ip, kind: str, vrf: str = "") -> Outer:
+        """The outer header that a link of *kind* for *tunnel* looks for when it arrives at *local*, in *vrf*."""
         ...
 
     def same(self, found: Outer, wanted: Outer) -> bool:

@@ -24,7 +24,7 @@ class Gre:
         """GRE's own."""
         return 47
 
-    def outer(self, tunnel: Tunnel, local: Ip, kind: str) -> Outer:
+    def outer(self, tunnel: Tunnel, local: Ip, kind: str, vrf: str = "") -> Outer:
         """Key and checksum exactly as the balancer sends them: a mismatch either way drops silently (facts B1)."""
         return Outer(local=local, key=tunnel.key, checksum=tunnel.checksum)
 

@@ -27,9 +27,14 @@ class Ipip:
         """The number of the packet inside."""
         return _PROTOCOLS[version]
 
-    def outer(self, tunnel: Tunnel, local: Ip, kind: str) -> Outer:
-        """Any balancer's address as the source; which may come in is the guard's business, not the link's."""
-        return Outer(local=local, protocol=_IPV4 if kind == "ipip" else _ANY)
+    def outer(self, tunnel: Tunnel, local: Ip, kind: str, vrf: str = "") -> Outer:
+        """
+        Any balancer's address as the source; which may come in is the guard's business, not the link's.
+
+        An ``ip6tnl`` link looks for its own address among those of its device's VRF, or of no VRF, before it takes
+        anything (``net/ipv6/ip6_tunnel.c``, ip6_tnl_rcv_ctl); the others do not ask.
+        """
+        return Outer(local=local, protocol=_IPV4 if kind == "ipip" else _ANY, device=vrf if kind == "ip6tnl" else "")
 
     def same(self, found: Outer, wanted: Outer) -> bool:
         """Mode "any", which ``ip link add type ipip`` makes (facts A1), takes all packets that another one does."""
@@ -37,6 +42,7 @@ class Ipip:
             found.local == wanted.local
             and found.remote == wanted.remote
             and found.external == wanted.external
+            and found.device == wanted.device
             and found.protocol in (_ANY, wanted.protocol)
         )
 

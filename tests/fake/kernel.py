@@ -33,6 +33,7 @@ from dsr_agent.state.actions import (
     HoldGuard,
     LoadModule,
     MarkLink,
+    MoveLink,
     RemoveGuard,
     RenameLink,
     ReplaceAddress,
@@ -41,13 +42,13 @@ from dsr_agent.state.actions import (
     WriteSysctl,
 )
 from dsr_agent.state.errors import DsrError, Foreign, NotYet, Unsupported
+from dsr_agent.state.local import Towards
 from dsr_agent.state.model import (
     GUARD,
     ROUTES,
     Address,
     AddressKey,
     Changes,
-    Ip,
     Key,
     LinkKey,
     Observed,
@@ -109,11 +110,11 @@ class FakeKernel:
         finally:
             self._actor = before
 
-    def reach(self, target: str, source: str | None) -> None:
+    def reach(self, target: str, source: str | None, vrf: str = "") -> None:
         """From now on *target* is reached from *source*, or not at all; routes are announced."""
-        self.machine.sources.pop(ip_address(target), None)
+        self.machine.sources.pop(Towards(ip_address(target), vrf), None)
         if source:
-            self.machine.sources[ip_address(target)] = ip_address(source)
+            self.machine.sources[Towards(ip_address(target), vrf)] = ip_address(source)
         self._announced(ROUTES)
 
     @contextmanager
@@ -169,7 +170,7 @@ class FakeKernel:
 
     # --- the port ----------------------------------------------------------------------------------------------
 
-    async def observe(self, scope: Scope, targets: Iterable[Ip] = ()) -> Observed:
+    async def observe(self, scope: Scope, targets: Iterable[Towards] = ()) -> Observed:
         """See `port.Kernel.observe`."""
         await asyncio.sleep(0)
         self._hook("observe")
@@ -191,10 +192,11 @@ class FakeKernel:
             for name, link in machine.links.items()
             if link.outer or (link.answers_arp and (name in numbered or link.kind != "veth"))
         ]
+        vrfs = any(link.kind == "vrf" for link in machine.links.values())
         return Observed(
             links=dict(machine.links),
             addresses=dict(self._copy),
-            sysctls={k: machine.sysctls[k] for k in map(SysctlKey, paths_of(read)) if k in machine.sysctls},
+            sysctls={k: machine.sysctls[k] for k in map(SysctlKey, paths_of(read, vrfs=vrfs)) if k in machine.sysctls},
             sources={target: machine.sources[target] for target in targets if target in machine.sources},
             modules=frozenset(machine.modules),
             keeps_proto=machine.keeps_proto,
@@ -281,6 +283,8 @@ class FakeKernel:
                 machine.change_link(action.link)
             case MarkLink():
                 machine.mark_link(action.name, action.group, action.alias)
+            case MoveLink():
+                machine.move_link(action.name, action.vrf)
             case RenameLink():
                 machine.rename_link(action.name, action.to)
             case BringUp() | TakeDown():

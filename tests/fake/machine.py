@@ -14,6 +14,7 @@ from typing import Self
 
 from dsr_agent.kernel.sysctls import IPV4_NAMES, IPV6_NAMES
 from dsr_agent.state.errors import DsrError
+from dsr_agent.state.local import Towards
 from dsr_agent.state.model import GUARD, MODULE_OF_KIND, Address, AddressKey, Ip, Key, Link, LinkKey, Outer, SysctlKey
 from dsr_agent.state.outer import MODULE_OF_PORTS, MODULES
 from dsr_agent.state.ports import PortKey, UdpPort
@@ -43,7 +44,7 @@ class Machine:
         self.links: dict[str, Link] = {}
         self.addresses: dict[AddressKey, Address] = {}
         self.sysctls: dict[SysctlKey, int] = {}
-        self.sources: dict[Ip, Ip] = {}
+        self.sources: dict[Towards, Ip] = {}
         self.ports: set[UdpPort] = set()
         self.modules: set[str] = set()
         self.guard: Table | None = None
@@ -113,6 +114,8 @@ class Machine:
         """``ip link add``: alias is not taken at creation, the group is; the module is loaded if need be."""
         if link.name in self.links:
             raise RefusedError(errno.EEXIST)
+        if link.master and link.master not in self.links:
+            raise RefusedError(errno.ENODEV)
         if link.kind in MODULE_OF_KIND:
             self.load(MODULE_OF_KIND[link.kind])
             if MODULE_OF_KIND[link.kind] not in self.modules:
@@ -154,6 +157,18 @@ class Machine:
         self.links[name] = replace(found, group=group, alias=alias)
         if found.up or found.group != group:
             self.announce(LinkKey(name))
+
+    def move_link(self, name: str, master: str) -> None:
+        """``ip link set master | nomaster``: one that is up goes down and up, and its IPv6 addresses are gone."""
+        found = self._link(name)
+        if master and master not in self.links:
+            raise RefusedError(errno.ENODEV)
+        if found.up:
+            self.set_up(name, False)
+        self.links[name] = replace(found, master=master, up=False)
+        self.announce(LinkKey(name))
+        if found.up:
+            self.set_up(name, True)
 
     def rename_link(self, name: str, to: str) -> None:
         """``ip link set name``: addresses and sysctls go with it, the label of the first address does not."""
@@ -198,6 +213,8 @@ class Machine:
             del self.sysctls[path]
         del self.links[name]
         self.announce(LinkKey(name))
+        for slave in [link.name for link in self.links.values() if link.master == name]:
+            self.move_link(slave, "")
 
     def _link(self, name: str) -> Link:
         if name not in self.links:
@@ -210,12 +227,9 @@ class Machine:
         """``ip fou add``: the module has to be there; an address and a number can be had once. Nobody is told."""
         if MODULE_OF_PORTS not in self.modules:
             raise RefusedError(errno.EOPNOTSUPP)
-        alike = [
-            found.key
-            for found in self.ports
-            if (found.key.number, found.key.version) == (port.key.number, port.key.version)
-        ]
-        if any(key.local in (None, port.key.local) or port.key.local is None for key in alike):
+        if port.key.device and port.key.device not in self.links:
+            raise RefusedError(errno.ENODEV)
+        if any(found.key.keeps_out(port.key) for found in self.ports):
             raise RefusedError(errno.EADDRINUSE)
         self.ports.add(port)
 

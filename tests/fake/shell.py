@@ -47,7 +47,7 @@ def run(machine: Machine, command: str) -> None:
 def _port(machine: Machine, verb: str, words: list[str], version: int) -> None:
     options = _options([word for word in words if word != "gue"])
     local = ip_address(options["local"]) if "local" in options else None
-    key = PortKey(int(options["port"]), version, local)
+    key = PortKey(int(options["port"]), version, local, options.get("dev", ""))
     if verb == "del":
         machine.delete_port(key)
     else:
@@ -108,6 +108,8 @@ def _link(machine: Machine, verb: str, words: list[str]) -> None:
             "up": lambda: machine.set_up(name, True),
             "down": lambda: machine.set_up(name, False),
             "name": lambda: machine.rename_link(name, more[0]),
+            "master": lambda: machine.move_link(name, more[0]),
+            "nomaster": lambda: machine.move_link(name, ""),
             "alias": lambda: machine.mark_link(name, found.group, more[0]),
             "group": lambda: machine.mark_link(name, int(more[0]), found.alias),
         }
@@ -132,6 +134,8 @@ def _described(words: list[str]) -> Link:
             more.pop(0)
         elif word == "key":
             outer = replace(outer, key=int(more.pop(0)))
+        elif word == "table":
+            more.pop(0)
         elif word == "mode":
             outer = replace(outer, protocol={"ipip": 4, "ip6ip": 41}.get(more.pop(0), 0))
         else:

@@ -12,6 +12,7 @@ A machine as a few lines of text, read and written: what `str(FakeKernel)` print
       192.0.0.8/32 ours
       rp_filter=2 ipv6.addr_gen_mode=1
     10.1.0.5 is reached from 10.0.3.2
+    10.1.0.5 in VRF blue is reached from 10.0.4.2
     port 6080 local 10.0.3.2 ours
     modules ipip
 
@@ -27,6 +28,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from dsr_agent.state.local import Towards
 from dsr_agent.state.marks import ADDRESS_PROTO, ADOPTED_ALIAS, ALIAS, LINK_GROUP, label_for
 from dsr_agent.state.model import Address, Link, Outer, SysctlKey
 from dsr_agent.state.ports import PortKey, UdpPort
@@ -47,7 +49,7 @@ def link_of(text: str) -> Link:
     name, *words = shlex.split(text)
     found = Link(name, group=0)
     outer = Outer()
-    if words and words[0] in OUTER_KINDS | {"dummy", "bridge", "veth"}:
+    if words and words[0] in OUTER_KINDS | {"dummy", "bridge", "veth", "vrf"}:
         found = replace(found, kind=words.pop(0))
         outer = Outer(protocol=IPPROTO_IPIP) if found.kind == "ipip" else outer
     while words:
@@ -58,12 +60,14 @@ def link_of(text: str) -> Link:
             outer = replace(outer, key=int(words.pop(0)))
         elif word == "protocol":
             outer = replace(outer, protocol=int(words.pop(0)))
+        elif word == "dev":
+            outer = replace(outer, device=words.pop(0))
         elif word in ("checksum", "sequence", "external"):
             outer = replace(outer, **_yes(word))
         elif word == "group":
             found = replace(found, group=int(words.pop(0)))
-        elif word == "alias":
-            found = replace(found, alias=words.pop(0))
+        elif word in ("alias", "master"):
+            found = replace(found, **_said(word, words.pop(0)))
         else:
             found = replace(found, **_LINK_WORDS[word])
     return replace(found, outer=outer) if found.kind in OUTER_KINDS else found
@@ -71,6 +75,10 @@ def link_of(text: str) -> Link:
 
 def _ip(name: str, text: str) -> dict[str, Any]:
     return {name: None if text == "any" else ip_address(text)}
+
+
+def _said(name: str, text: str) -> dict[str, Any]:
+    return {name: text}
 
 
 def _yes(name: str) -> dict[str, Any]:
@@ -92,11 +100,13 @@ def text_of_link(link: Link) -> str:
     if outer := link.outer:
         words += [f"local {outer.local}"] if outer.local else []
         words += [f"remote {outer.remote}"] if outer.remote else []
+        words += [f"dev {outer.device}"] if outer.device else []
         words += [f"key {outer.key}"] if outer.key is not None else []
         words += [word for word in ("checksum", "sequence", "external") if getattr(outer, word)]
         usual = IPPROTO_IPIP if link.kind == "ipip" else 0
         words += [f"protocol {outer.protocol}"] if outer.protocol != usual else []
     words += ["arp"] if link.answers_arp else []
+    words += [f"master {link.master}"] if link.master else []
     words.append("up" if link.up else "down")
     marks = {(LINK_GROUP, ALIAS): ["ours"], (LINK_GROUP, ADOPTED_ALIAS): ["adopted"]}
     plain = [f"group {link.group}"] if link.group else []
@@ -170,7 +180,7 @@ def port_of(text: str) -> UdpPort:
     local = ip_address(words[words.index("local") + 1]) if "local" in words else None
     version = local.version if local else 6 if "IPv6" in words else 4
     protocol = int(words[words.index("protocol") + 1]) if "protocol" in words else 0
-    key = PortKey(int(number), version, local)
+    key = PortKey(int(number), version, local, words[words.index("device") + 1] if "device" in words else "")
     return UdpPort(key, not protocol, protocol, "narrow" in words, ours="ours" in words)
 
 
@@ -178,6 +188,7 @@ def text_of_port(port: UdpPort) -> str:
     """The line that `port_of` reads back."""
     words = [f"port {port.key.number}", *([f"local {port.key.local}"] if port.key.local else [])]
     words += ["IPv6"] if port.key.local is None and port.key.version == 6 else []
+    words += [f"device {port.key.device}"] if port.key.device else []
     words += [] if port.gue else [f"protocol {port.protocol}"]
     words += ["narrow"] * port.narrow + ["ours"] * port.ours
     return " ".join(words)
@@ -238,7 +249,9 @@ def read_into(machine: Machine, text: str) -> None:
         elif words[0] == "no":
             machine.keeps_proto = machine.keeps_proto and words[1] != "IFA_PROTO"
         elif words[1:4] == ["is", "reached", "from"]:
-            machine.sources[ip_address(words[0])] = ip_address(words[4])
+            machine.sources[Towards(ip_address(words[0]))] = ip_address(words[4])
+        elif words[1:3] == ["in", "VRF"]:
+            machine.sources[Towards(ip_address(words[0]), words[3])] = ip_address(words[7])
         elif words[0] == "port":
             machine.ports.add(port_of(line))
         else:

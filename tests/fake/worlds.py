@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 from hypothesis import strategies as st
 
 from dsr_agent.config.desired import address_of
-from dsr_agent.state.local import Local, LocalAddress, LocalOf, LocalTowards
+from dsr_agent.state.local import Local, LocalAddress, LocalOf, LocalTowards, Towards
 from dsr_agent.state.marks import ADDRESS_PROTO, ADOPTED_ALIAS, ALIAS, LINK_GROUP, label_for
 from dsr_agent.state.model import Address, Desired, Ip, Link, Outer, Tunnel, Vip
 from dsr_agent.state.table import GuardPolicy
@@ -134,9 +134,9 @@ def hosts(draw: st.DrawFn) -> Machine:
     machine.put_address(Address("eth0", HERE, 24, label="eth0"))
     machine.put_address(Address("eth1", ALSO_HERE, 24, label="eth1"))
     if draw(st.booleans()):
-        machine.sources[BALANCER] = HERE
-        machine.sources[OTHER_BALANCER] = draw(st.sampled_from([HERE, ALSO_HERE]))
-        machine.sources[IPv4Address("240.0.0.1")] = draw(st.sampled_from([HERE, ALSO_HERE]))
+        machine.sources[Towards(BALANCER)] = HERE
+        machine.sources[Towards(OTHER_BALANCER)] = draw(st.sampled_from([HERE, ALSO_HERE]))
+        machine.sources[Towards(IPv4Address("240.0.0.1"))] = draw(st.sampled_from([HERE, ALSO_HERE]))
     for link in draw(st.lists(links(), max_size=5)):
         _have(machine, link)
     for address in draw(st.lists(addresses(list(machine.links)), max_size=5)):

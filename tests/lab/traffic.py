@@ -24,18 +24,19 @@ _NUMBER = struct.Struct("=I")
 _LENGTH = struct.Struct("=Q")
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
+_SO_BINDTODEVICE = 25
 _CHUNK = 1 << 16
 
 
 class Echo:
     """
-    A server on a real server, on one VIP and port, TCP and UDP.
+    A server on a real server, on one VIP and port, TCP and UDP; bound to a device, if one is named.
 
     UDP: the packet comes back with the client's address and the server's name behind it. TCP: a line with these two,
     then what the client sends (its length first) comes back.
     """
 
-    def __init__(self, space: str, vip: str, port: int) -> None:
+    def __init__(self, space: str, vip: str, port: int, device: str = "") -> None:
         family = family_of(vip)
         self._name = space
         self._udp = udp_socket(space, family)
@@ -46,6 +47,8 @@ class Echo:
                 opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
             else:
                 opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            if device:
+                opened.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
             opened.bind((vip, port))
         self._tcp.listen(128)
         self._closing = False
@@ -102,13 +105,13 @@ def _receive(connection: socket.socket, length: int) -> bytes:
 
 
 @contextlib.contextmanager
-def echoes(server: str, vips: Iterable[str], ports: Iterable[int]) -> Iterator[None]:
+def echoes(server: str, vips: Iterable[str], ports: Iterable[int], device: str = "") -> Iterator[None]:
     """An `Echo` on each of the VIPs and ports."""
     ports = list(ports)
     with contextlib.ExitStack() as stack:
         for vip in vips:
             for port in ports:
-                stack.callback(Echo(server, vip, port).close)
+                stack.callback(Echo(server, vip, port, device).close)
         yield
 
 

@@ -58,9 +58,10 @@ def put(*addresses: Address) -> None:
 
 
 def has_kind(kind: str) -> bool:
-    """Whether this kernel has tunnel links of *kind*, tried out."""
+    """Whether this kernel has tunnel links of *kind*, or VRFs, tried out."""
     local = "2001:db8:99::1" if kind.startswith("ip6") else "10.99.0.1"
-    probe = ["ip", "link", "add", "probe0", "type", kind, "local", local]
+    about = ["table", "99"] if kind == "vrf" else ["local", local]
+    probe = ["ip", "link", "add", "probe0", "type", kind, *about]
     made = subprocess.run(probe, capture_output=True, check=False).returncode == 0
     if made:
         sh("ip link del probe0")

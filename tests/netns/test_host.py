@@ -19,6 +19,7 @@ from dsr_agent.kernel.host import Host
 from dsr_agent.kernel.netlink import BATCH
 from dsr_agent.state.actions import AddAddress, AddLink, DeleteAddress
 from dsr_agent.state.errors import Unsupported
+from dsr_agent.state.local import Towards
 from dsr_agent.state.marks import ADDRESS_PROTO, LINK_GROUP
 from dsr_agent.state.model import EVERYTHING, HOST, ROUTES, Address, AddressKey, Link, LinkKey, Outer, Scope
 from dsr_agent.state.report import Result
@@ -280,9 +281,9 @@ async def test_a_broadcast_address_has_no_source() -> None:
     """No balancer is there."""
     sh(*NETWORK_CARD)
     async with Host() as host:
-        found = await host.observe(HOST, [IPv4Address("10.0.3.255"), IPv4Address("10.0.3.1")])
+        found = await host.observe(HOST, [Towards(IPv4Address("10.0.3.255")), Towards(IPv4Address("10.0.3.1"))])
 
-    assert found.sources == {IPv4Address("10.0.3.1"): IPv4Address("10.0.3.2")}
+    assert found.sources == {Towards(IPv4Address("10.0.3.1")): IPv4Address("10.0.3.2")}
 
 
 async def test_nothing_is_waited_for_when_nothing_happens() -> None:

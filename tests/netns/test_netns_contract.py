@@ -8,6 +8,7 @@ from tests.fake.contract.announcements import *  # noqa: F403
 from tests.fake.contract.links import *  # noqa: F403
 from tests.fake.contract.looking import *  # noqa: F403
 from tests.fake.contract.ports import *  # noqa: F403
+from tests.fake.contract.vrfs import *  # noqa: F403
 from tests.netns.space import RealWorld
 
 

@@ -73,6 +73,29 @@ def test_a_vip_without_tunnels_may_be_served_from_any_device() -> None:
     assert judged(V4, "udp/1812", "udp 192.0.2.10%eth0:1812", tunnels=()).verdict is BOUND
 
 
+@pytest.mark.parametrize(
+    ("held", "everywhere", "verdict"),
+    [
+        ("udp 0.0.0.0:1812", False, ELSEWHERE),
+        ("udp 192.0.2.10:1812", False, ELSEWHERE),
+        ("udp 0.0.0.0:1812", True, WILDCARD),
+        ("udp 0.0.0.0%blue:1812", False, WILDCARD),
+        ("udp 192.0.2.10%blue:1812", False, BOUND),
+        ("udp 0.0.0.0%red:1812", True, ELSEWHERE),
+    ],
+)
+@pytest.mark.parametrize("device", ["blue", "vips"])
+def test_what_arrives_in_a_vrf_is_for_sockets_of_that(
+    held: str, everywhere: bool, verdict: Verdict, device: str
+) -> None:
+    """Unless the kernel is told otherwise; and it is said how to start the application."""
+    declares = Vip(ip_address(V4), V4, device=device, tunnels=("t",), services=("udp/1812",), vrf="blue")
+    vips = {declares.key: declares}
+    (finding,) = find(declared(vips), vips, sockets(held), {}, {"udp"} if everywhere else ()).values()
+    assert finding.verdict is verdict
+    assert ("ip vrf exec blue PROGRAM" in str(finding)) is (verdict is ELSEWHERE)
+
+
 def test_the_device_of_a_vrf_is_where_its_vips_are() -> None:
     declares = Vip(ip_address(V4), V4, device="red", tunnels=("t",), services=("tcp/49",))
     vips = {declares.key: declares}

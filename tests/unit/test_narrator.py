@@ -20,6 +20,7 @@ from dsr_agent.state.actions import (
     DeleteAddress,
     LoadModule,
     MarkLink,
+    MoveLink,
     Plan,
     Problem,
     RenameLink,
@@ -311,4 +312,4 @@ def test_names_are_those_of_the_file_after_a_reload() -> None:
 @pytest.mark.parametrize("kind", get_args(Action), ids=lambda kind: kind.__name__)
 def test_there_is_a_word_for_every_step(kind: type) -> None:
     """One that is missing would end the agent at the first such repair."""
-    assert kind in narrator._VERBS or kind in (WriteSysctl, ChangeLink)
+    assert kind in narrator._VERBS or kind in (WriteSysctl, ChangeLink, MoveLink)

@@ -73,6 +73,16 @@ async def test_a_status_of_many_vips_lists_those_that_lack_something() -> None:
     ]
 
 
+async def test_a_status_in_a_vrf() -> None:
+    """Where the tunnel's requests are."""
+    file = FILE.replace("[[vip]]", 'vrf = "blue"\n[[vip]]', 1)
+    host = HOST.replace("10.1.0.5 is", "10.1.0.5 in VRF blue is") + "blue vrf up\n"
+    text = printing.status(await seen(file, host))
+
+    assert "tunnel dsr-ipip: ipip to 10.0.3.2 in VRF blue, missing\n" in text
+    assert "192.0.2.10 on blue" in text
+
+
 async def test_a_status_in_json() -> None:
     """Everything, however much."""
     value = json.loads(json.dumps(printing.status_json(await seen(FILE, BROKEN, 4711))))
@@ -90,6 +100,7 @@ async def test_a_status_in_json() -> None:
             "key": None,
             "checksum": False,
             "port": None,
+            "vrf": None,
             "load_balancers": ["10.1.0.5/32"],
             "state": "down",
             "troubles": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import importlib
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ from dsr_agent.truth.checks import Answer, Reason
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who is asked, and from where. *service* as the file writes it; empty if a command is about none."""
+    """
+    Who is asked, and from where, in which *vrf*. *service* as the file writes it; empty if a command is about none.
+    """
 
     ip: Ip
     service: str
     source: Ip
+    vrf: str = ""
 
     @property
     def port(self) -> int:
@@ -32,9 +36,23 @@ class Target:
         return f"{host}:{self.port}"
 
 
+def bound(opened: socket.socket, target: Target) -> socket.socket:
+    """*opened*, bound to where the question comes from; closed if it cannot be. Raises `OSError`."""
+    try:
+        if target.vrf:
+            opened.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, target.vrf.encode() + b"\0")
+        opened.bind((str(target.source), 0))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
 class CannotAskError(Exception):
     """It could not even be asked, and why."""
 
+
+_SO_BINDTODEVICE = 25  # asm-generic/socket.h
 
 Asker: TypeAlias = Callable[[CheckSettings, Target], Awaitable[Answer]]
 

@@ -60,7 +60,7 @@ async def _started(check: CheckSettings, target: Target) -> subprocess.Popen[byt
     for hole, filling in words.items():
         argv = [word.replace(hole, filling) for word in argv]
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
-    environment |= {"DSR_VIP": str(target.ip), "DSR_SERVICE": target.service}
+    environment |= {"DSR_VIP": str(target.ip), "DSR_SERVICE": target.service, "DSR_VRF": target.vrf}
     starting = asyncio.get_running_loop().run_in_executor(_starter, _start, argv, environment)
     try:
         return await asyncio.shield(starting)

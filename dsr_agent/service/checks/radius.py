@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pyrad import packet
 
 from dsr_agent.config.check_settings import CheckSettings
-from dsr_agent.service.checks.asking import Target
+from dsr_agent.service.checks.asking import Target, bound
 from dsr_agent.service.checks.secret import reveal
 from dsr_agent.truth.checks import Answer, Reason
 
@@ -71,13 +71,8 @@ async def ask(check: CheckSettings, target: Target) -> Answer:
 def _open(target: Target) -> socket.socket:
     family = socket.AF_INET6 if target.ip.version == 6 else socket.AF_INET
     made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    try:
-        made.setsockopt(*_IP_RECVERR[family], 1)  # so that it is heard when nobody listens
-        made.bind((str(target.source), 0))
-    except OSError:
-        made.close()
-        raise
-    return made
+    made.setsockopt(*_IP_RECVERR[family], 1)  # so that it is heard when nobody listens
+    return bound(made, target)
 
 
 def judge(check: CheckSettings, target: Target, made: packet.AuthPacket, data: bytes, peer: str) -> Answer | None:

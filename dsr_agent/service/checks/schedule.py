@@ -140,4 +140,4 @@ class Checks:
             self._overview = self._board.overview
             self._sources = Sources(self._overview)
         source = errand.check.source or self._sources.of(errand.vip)
-        return Target(errand.key.ip, errand.check.service or "", source)
+        return Target(errand.key.ip, errand.check.service or "", source, errand.vip.vrf)

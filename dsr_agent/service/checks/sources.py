@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from dsr_agent.config.desired import SCOPE_GLOBAL
 from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, resolve
+from dsr_agent.reconcile.vrfs import vrf_of
 from dsr_agent.service.overview import Overview
 from dsr_agent.state.model import Address, Ip, Vip
 
@@ -15,7 +16,7 @@ _LOOPBACK = {4: ip_address("127.0.0.1"), 6: ip_address("::1")}
 
 class Sources:
     """
-    This host's own addresses, as one overview has them.
+    This host's own addresses, as one overview has them, those in VRFs apart.
 
     Never a VIP: what comes from the VIP itself is answered from the VIP, whatever the application does. Without any own
     address it is asked from the loopback one, which shows as much.
@@ -26,13 +27,14 @@ class Sources:
         self._locals: Mapping[str, Ip] = {
             item.tunnel.name: item.link.outer.local
             for item in carried
-            if item.link.outer and item.link.outer.local is not None
+            if item.link.outer and item.link.outer.local is not None and item.arrives_in == item.tunnel.vrf
         }
         vips = overview.desired.key_of_ip
-        self._own = dict(_LOOPBACK)
+        self._own: dict[tuple[int, str], Ip] = {}
         for address in _in_order(overview.observed.addresses.values()):
-            if address.ip not in vips and self._own[address.ip.version].is_loopback:
-                self._own[address.ip.version] = address.ip
+            if address.ip not in vips:
+                vrf = vrf_of(address.link, overview.observed.links)
+                self._own.setdefault((address.ip.version, vrf), address.ip)
 
     def of(self, vip: Vip) -> Ip:
         """Where tunnelled packets for *vip* arrive; if that is another version of IP, an address that is not."""
@@ -40,7 +42,7 @@ class Sources:
             local = self._locals.get(tunnel)
             if local is not None and local.version == vip.ip.version:
                 return local
-        return self._own[vip.ip.version]
+        return self._own.get((vip.ip.version, vip.vrf), _LOOPBACK[vip.ip.version])
 
 
 def _in_order(addresses: Iterable[Address]) -> list[Address]:

@@ -182,7 +182,7 @@ class Web:
             else:
 
                 def listen() -> list[socket.socket]:
-                    return sockets.open_tcp(*sockets.split(place), lambda text: self._tell(f"{about} ", text))
+                    return sockets.open_tcp(sockets.split(place), lambda text: self._tell(f"{about} ", text))
 
                 opened = listen() if _literal(place) else await _aside(listen)
         except OSError as error:

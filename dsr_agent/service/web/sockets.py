@@ -16,9 +16,11 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 BACKLOG = 128
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
+_SO_BINDTODEVICE = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +51,39 @@ def default_socket(environ: Mapping[str, str]) -> str:
     return f"{directory}/http.sock" if directory else DEFAULT_SOCKET
 
 
-def split(listen: str) -> tuple[str, int]:
-    """Host and port of ``host:port``."""
+class Place(NamedTuple):
+    """Where to listen; in which VRF, if in one."""
+
+    host: str
+    port: int
+    vrf: str = ""
+
+
+def split(listen: str) -> Place:
+    """The parts of ``host:port`` or ``host%vrf:port``."""
     host, _, port = listen.rpartition(":")
-    return host.strip("[]"), int(port)
+    host, _, vrf = host.strip("[]").partition("%")
+    return Place(host, int(port), vrf)
 
 
-def open_tcp(host: str, port: int, tell: Callable[[str], None]) -> list[socket.socket]:
+def open_tcp(place: Place, tell: Callable[[str], None]) -> list[socket.socket]:
     """
-    Listening sockets for every address that *host* is; all or none.
+    Listening sockets for every address that the place's host is; all or none.
 
     *tell* gets a sentence when an address is not on this host yet. Raises `OSError` when it cannot be done now. Asks
     the resolver, which may take its time.
     """
     opened: list[socket.socket] = []
     try:
-        asked = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        asked = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in dict.fromkeys(asked):
             made = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
             opened.append(made)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if place.vrf:  # one that is bound to none gets nothing from there
+                made.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, place.vrf.encode() + b"\0")
             try:
                 made.bind(address)
             except OSError as error:
@@ -146,6 +159,8 @@ def why(error: OSError) -> str:
     """What *error* means, in a few words."""
     if error.errno == errno.EADDRINUSE:
         return "somebody else listens there"
+    if error.errno == errno.ENODEV:
+        return "its VRF is not there (yet)"
     if isinstance(error, socket.gaierror):
         return f"the name cannot be resolved ({error.strerror})"
     where = f"{error.filename}: " if error.filename else ""

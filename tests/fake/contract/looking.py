@@ -16,6 +16,7 @@ from dsr_agent.state.actions import (
     WriteSysctl,
 )
 from dsr_agent.state.errors import Foreign, NotYet, Unsupported
+from dsr_agent.state.local import Towards
 from dsr_agent.state.model import (
     EVERYTHING,
     HOST,
@@ -66,7 +67,7 @@ async def test_the_source_towards_a_target(world: World) -> None:
 
         found = await look(world, HOST, ["10.1.0.5", "10.77.0.5"])
 
-        assert found.sources == {IPv4Address("10.1.0.5"): HERE}
+        assert found.sources == {Towards(IPv4Address("10.1.0.5")): HERE}
 
 
 async def test_sysctls_of_what_answers_arp_and_has_an_address(world: World) -> None:

@@ -19,6 +19,7 @@ from dsr_agent.state.actions import (
     Action,
 )
 from dsr_agent.state.errors import DsrError
+from dsr_agent.state.local import Towards
 from dsr_agent.state.marks import ADDRESS_PROTO, LINK_GROUP
 from dsr_agent.state.model import (
     EVERYTHING,
@@ -95,7 +96,7 @@ async def refused(world: World, action: Action) -> DsrError:
 
 async def look(world: World, scope: Scope = EVERYTHING, targets: Sequence[str] = ()) -> Observed:
     """Read back."""
-    return await world.kernel.observe(scope, [ip_address(target) for target in targets])
+    return await world.kernel.observe(scope, [Towards(ip_address(target)) for target in targets])
 
 
 async def heard(world: World, *keys: Key) -> Changes:

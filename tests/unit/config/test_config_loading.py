@@ -30,7 +30,7 @@ def test_the_smallest_useful_file(tmp_path: Path) -> None:
     (tunnel,), (vip,) = settings.tunnel, settings.vip
     assert (tunnel.name, tunnel.local, tunnel.key, tunnel.checksum) == ("dsr-ipip", "auto", None, False)
     assert tunnel.load_balancers == (IPv4Network("10.1.0.5/32"),)
-    assert (vip.address, vip.name, vip.device) == (IPv4Address("192.0.2.10"), "192.0.2.10", "lo")
+    assert (vip.address, vip.name, vip.device) == (IPv4Address("192.0.2.10"), "192.0.2.10", None)
     assert (vip.tunnels, vip.services) == (None, ())
     agent = settings.agent
     assert (agent.resync_interval, agent.poll_interval, agent.log_level, agent.arp) == (60, 5, "info", "auto")

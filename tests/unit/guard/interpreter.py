@@ -135,8 +135,8 @@ class _Walk:
         ((kind, what),) = expression.items()
         packet = self.packet
         if kind == "meta":
-            if what["key"] == "iifname":
-                return packet.iifname
+            if what["key"] in ("iifname", "iifkind", "sdifname"):
+                return str(getattr(packet, what["key"]))
             of = {"iifgroup": packet.iifgroup, "oifgroup": packet.oifgroup, "l4proto": packet.protocol}
             of["mark"] = packet.mark
             return _Protocol(of[what["key"]]) if what["key"] == "l4proto" else of[what["key"]]

@@ -19,7 +19,7 @@ class Packet:
 
     *protocol* is what follows the IP header (and IPv6's extension headers). *fragment* is where in its packet this
     piece begins, in units of eight bytes; None: it is not a piece. *transport* is what the rules may look into, which
-    in a later piece they may not.
+    in a later piece they may not. *sdifname* is the link of a VRF that it came by, where *iifname* is the VRF's own.
     """
 
     source: Ip
@@ -32,6 +32,8 @@ class Packet:
     oifgroup: int = 0
     mark: int = 0
     dscp: int = 0
+    iifkind: str = ""
+    sdifname: str = ""
 
     @property
     def version(self) -> int:

@@ -23,7 +23,8 @@ from dsr_agent.service.checks.sources import Sources
 from dsr_agent.service.checks.telling import Telling
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.web.endpoints import Endpoints
-from dsr_agent.state.model import Address, Desired, Observed, Vip
+from dsr_agent.state.local import LocalAddress
+from dsr_agent.state.model import Address, Desired, Link, Observed, Tunnel, Vip
 from dsr_agent.truth.checks import Answer, Asked, Checked, Reason
 from tests.unit.service.reports import VIP1, VIP2, desired, observed, report
 
@@ -207,3 +208,17 @@ def test_questions_come_from_where_tunnelled_packets_arrive() -> None:
     bare = replace(after, desired=desired(VIP1, VIP2, tunnels=()), observed=observed(VIP1, VIP2))
     assert str(Sources(bare).of(replace(one, tunnels=()))) == "10.0.0.2"
     assert str(Sources(overview(A)).of(A)) == "127.0.0.1"
+
+
+def test_questions_in_a_vrf_come_from_an_address_in_it() -> None:
+    """Not from where the packets arrive, if that is outside of it."""
+    blue = ip_address("10.4.0.2")
+    links = {"blue": Link("blue", "vrf", up=True), "eth1": Link("eth1", master="blue"), "eth0": Link("eth0")}
+    addresses = {each.key: each for each in (Address("eth1", blue, 24), Address("eth0", ip_address("10.0.0.2"), 24))}
+    vip = Vip(ip_address("192.0.2.10"), "in", "blue", ("t",), vrf="blue")
+    for local, source in (("10.0.0.2", blue), ("10.4.0.2", blue)):
+        file = Desired({"t": Tunnel("t", "gre", LocalAddress(ip_address(local)), vrf="blue")}, {vip.key: vip})
+        seen = Overview(desired=file, observed=Observed(links, addresses))
+        assert Sources(seen).of(vip) == source
+        assert str(Sources(seen).of(replace(vip, vrf="", tunnels=()))) == "10.0.0.2"
+        assert str(Sources(seen).of(replace(vip, vrf="red", tunnels=()))) == "127.0.0.1"
