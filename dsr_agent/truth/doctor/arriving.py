@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from dsr_agent.guard.reasons import Reason
-from dsr_agent.kernel.capture import GRE, UDP, Outer
+from dsr_agent.kernel.headers import GRE, UDP, Outer
 from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in

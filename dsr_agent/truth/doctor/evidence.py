@@ -10,7 +10,8 @@ from typing import Any
 
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
-from dsr_agent.kernel.capture import Captured, Outer
+from dsr_agent.kernel.capture import Captured
+from dsr_agent.kernel.headers import Outer
 from dsr_agent.kernel.namespaces import Elsewhere
 from dsr_agent.kernel.policy import Neighbour, Rule
 from dsr_agent.kernel.policy import Way as Answer

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dsr_agent.config.desired import address_of
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
-from dsr_agent.kernel.capture import GRE, IPIP, UDP, Captured, Inner, Leaving, Outer
+from dsr_agent.kernel.capture import Captured
+from dsr_agent.kernel.headers import GRE, IPIP, UDP, Inner, Leaving, Outer
 from dsr_agent.kernel.namespaces import Elsewhere
 from dsr_agent.kernel.policy import Neighbour, Rule, Way
 from dsr_agent.kernel.stats import Received
