@@ -117,36 +117,64 @@ def arriving(version: int, sought: Sought) -> list[Instruction]:
     )
 
 
-def _wrapped4(doors: list[Instruction]) -> Iterator[Line]:
+def _wrapped4(doors: list[Instruction]) -> list[Line]:
     """UDP has its ports in the first fragment only."""
-    yield from ((_LOAD_BYTE, 0, 0, 9), *_take_any(WRAPPED))
-    if doors:
-        yield from ((_EQUAL, 1, 0, UDP), (_GO_TO, _DONE, 0))
-        yield from ((_LOAD_HALF, 0, 0, 6), (_ANY_BIT, 0, 1, 0x1FFF), (_GO_TO, _DONE, 0))
-        yield from ((_LOAD_HEADER_LENGTH, 0, 0, 0), (_LOAD_INDEXED_HALF, 0, 0, 2), *doors)
+    wrapped: list[Line] = [(_LOAD_BYTE, 0, 0, 9), *_take_any(WRAPPED)]
+    if not doors:
+        return wrapped
+    return [
+        *wrapped,
+        *((_EQUAL, 1, 0, UDP), (_GO_TO, _DONE, 0)),
+        *((_LOAD_HALF, 0, 0, 6), (_ANY_BIT, 0, 1, 0x1FFF), (_GO_TO, _DONE, 0)),
+        *((_LOAD_HEADER_LENGTH, 0, 0, 0), (_LOAD_INDEXED_HALF, 0, 0, 2), *doors),
+    ]
 
 
-def _wrapped6(doors: list[Instruction]) -> Iterator[Line]:
+def _wrapped6(doors: list[Instruction]) -> list[Line]:
     """
     The same behind a few extensions of the IPv6 header.
 
     The place of the header that is looked at is in the index, and which one it is in the accumulator.
     """
-    yield from ((_SET_INDEX, 0, 0, 40), (_LOAD_BYTE, 0, 0, 6))
-    for number in range(_EXTENSIONS):
-        yield from (*_take_any(WRAPPED), (_EQUAL, "udp", UDP), (_EQUAL, f"fragment {number}", FRAGMENT))
-        yield from ((_EQUAL, f"options {number}", kind) for kind in OPTIONS)
-        yield (_GO_TO, _DONE, 0)
-        yield from (f"fragment {number}", (_LOAD_INDEXED_HALF, 0, 0, 2), (_ANY_BIT, "later", 0xFFF8))
-        yield from ((_LOAD_INDEXED_BYTE, 0, 0, 0), (_KEEP, 0, 0, 0), (_LOAD_NUMBER, 0, 0, 8))
-        yield (_GO_TO, f"next {number}", 0)
-        yield from (f"options {number}", (_LOAD_INDEXED_BYTE, 0, 0, 0), (_KEEP, 0, 0, 0))
-        yield from ((_LOAD_INDEXED_BYTE, 0, 0, 1), (_SHIFT_LEFT, 0, 0, 3), (_ADD, 0, 0, 8))
-        yield from (f"next {number}", (_ADD_INDEX, 0, 0, 0), (_TO_INDEX, 0, 0, 0), (_RECALL, 0, 0, 0))
-    yield from (*_take_any(WRAPPED), (_EQUAL, "udp", UDP), (_GO_TO, _DONE, 0))
-    # A later fragment says what the packet has behind the header, and has no more of it.
-    yield from ("later", (_LOAD_INDEXED_BYTE, 0, 0, 0), *_take_any(WRAPPED), (_GO_TO, _DONE, 0))
-    yield from ("udp", (_LOAD_INDEXED_HALF, 0, 0, 2), *doors)
+    return [
+        *((_SET_INDEX, 0, 0, 40), (_LOAD_BYTE, 0, 0, 6)),
+        *(line for number in range(_EXTENSIONS) for line in _extension(number)),
+        *_take_any(WRAPPED),
+        (_EQUAL, "udp", UDP),
+        (_GO_TO, _DONE, 0),
+        # A later fragment says what the packet has behind the header, and has no more of it.
+        "later",
+        (_LOAD_INDEXED_BYTE, 0, 0, 0),
+        *_take_any(WRAPPED),
+        (_GO_TO, _DONE, 0),
+        "udp",
+        (_LOAD_INDEXED_HALF, 0, 0, 2),
+        *doors,
+    ]
+
+
+def _extension(number: int) -> list[Line]:
+    """Look at the header that is next; where it is an extension, go on behind it."""
+    over: list[Line] = [(_EQUAL, f"options {number}", kind) for kind in OPTIONS]
+    keep_next: list[Line] = [(_LOAD_INDEXED_BYTE, 0, 0, 0), (_KEEP, 0, 0, 0)]
+    return [
+        *_take_any(WRAPPED),
+        (_EQUAL, "udp", UDP),
+        (_EQUAL, f"fragment {number}", FRAGMENT),
+        *over,
+        (_GO_TO, _DONE, 0),
+        f"fragment {number}",
+        (_LOAD_INDEXED_HALF, 0, 0, 2),
+        (_ANY_BIT, "later", 0xFFF8),
+        *keep_next,
+        (_LOAD_NUMBER, 0, 0, 8),
+        (_GO_TO, f"next {number}", 0),
+        f"options {number}",
+        *keep_next,
+        *((_LOAD_INDEXED_BYTE, 0, 0, 1), (_SHIFT_LEFT, 0, 0, 3), (_ADD, 0, 0, 8)),
+        f"next {number}",
+        *((_ADD_INDEX, 0, 0, 0), (_TO_INDEX, 0, 0, 0), (_RECALL, 0, 0, 0)),
+    ]
 
 
 # Where the addresses are kept: the kernel makes a dozen instructions of each look at the packet.
@@ -160,14 +188,15 @@ def _remembered(version: int) -> Iterator[Instruction]:
         yield (_KEEP, 0, 0, (_SOURCE, _DESTINATION)[which] + word)
 
 
-def _marked(version: int, ips: Iterable[Ip]) -> Iterator[Line]:
+def _marked(version: int, ips: Iterable[Ip]) -> list[Line]:
     """What is sent to one of *ips* with a code point."""
     to = _to(version, ips)
-    if to:
-        load, mask = (_LOAD_BYTE, 0, 0, 1), (_AND, 0, 0, 0xFC)
-        if version == 6:
-            load, mask = (_LOAD_HALF, 0, 0, 0), (_AND, 0, 0, 0x0FC0)
-        yield from (load, mask, (_EQUAL, 0, 1, 0), (_GO_TO, "not marked", 0), *to, "not marked")
+    if not to:
+        return []
+    load, mask = (_LOAD_BYTE, 0, 0, 1), (_AND, 0, 0, 0xFC)
+    if version == 6:
+        load, mask = (_LOAD_HALF, 0, 0, 0), (_AND, 0, 0, 0x0FC0)
+    return [load, mask, (_EQUAL, 0, 1, 0), (_GO_TO, "not marked", 0), *to, "not marked"]
 
 
 def _to(version: int, ips: Iterable[Ip]) -> list[Instruction]:

@@ -16,6 +16,7 @@ from dsr_agent.kernel.headers import Leaving, arriving, leaving
 from dsr_agent.state.model import LocalAddress, Tunnel
 from dsr_agent.truth.packets import ipv4, udp
 from dsr_agent.tunnels import carrier
+from tests.unit.bpf import taken
 
 BALANCER, HERE = IPv4Address("10.9.0.5"), IPv4Address("10.0.0.2")
 CLIENT, VIP = IPv4Address("203.0.113.7"), IPv4Address("192.0.2.10")
@@ -184,41 +185,6 @@ def test_extensions_without_end_are_not_followed() -> None:
 # --- which packets are taken, by the program that the kernel is given -------------------------------------------------
 
 
-def taken(instructions: list[tuple[int, int, int, int]], data: bytes) -> bool:
-    """What the kernel would do with a packet that reached a card for this host (``Documentation/networking/filter``)."""
-    place, value, index, memory = 0, 0, 0, [0] * 16
-    for _ in range(len(instructions)):
-        code, yes, no, operand = instructions[place]
-        place += 1
-        if code in (0x20, 0x28, 0x30, 0x48, 0x50):
-            size = {0: 4, 8: 2, 16: 1}[code & 0x18]
-            at = operand + (index if code & 0x40 else 0)
-            if operand >= 0xFFFFF000:
-                value = {4: 0, 28: 1}[operand - 0xFFFFF000]  # for this host, by Ethernet
-            elif at + size > len(data):
-                return False
-            else:
-                value = int.from_bytes(data[at : at + size], "big")
-        elif code == 0xB1:
-            index = (data[operand] & 15) * 4
-        elif code in (0x15, 0x45):
-            place += yes if (value == operand if code == 0x15 else value & operand) else no
-        elif code == 0x05:
-            place += operand
-        elif code == 0x06:
-            return operand > 0
-        elif code in (0x54, 0x64, 0x04, 0x0C):
-            value = {0x54: value & operand, 0x64: value << operand, 0x04: value + operand, 0x0C: value + index}[code]
-        elif code in (0x00, 0x60):
-            value = operand if code == 0 else memory[operand]
-        elif code == 0x02:
-            memory[operand] = value
-        else:
-            assert code in (0x01, 0x07), hex(code)
-            index = operand if code == 0x01 else value
-    raise AssertionError("the program does not end")
-
-
 SOUGHT = Sought(
     (ip_network("10.9.0.5/32"), ip_network("10.8.0.0/15"), ip_network("2001:db8:a::/47"), ip_network("2001:db8:9::9")),
     doors=(6080, 5555),
@@ -228,15 +194,17 @@ SOUGHT = Sought(
 STRANGER, STRANGER6 = IPv4Address("10.1.0.9"), ip_address("2001:db8:99::9")
 
 
-def sent4(protocol: int, payload: bytes, source: Any = STRANGER, to: Any = HERE, tos: int = 0, cut: int = 0) -> bytes:
+def sent4(
+    protocol: int, payload: bytes, source: Any = STRANGER, to: Any = HERE, *, tos: int = 0, cut: int = 0
+) -> bytes:
     """RFC 791, with four bytes of options."""
     front = struct.pack(">BBHHHBBH", 0x46, tos, 24 + len(payload), 0, cut, 64, protocol, 0)
-    return front + source.packed + to.packed + bytes(4) + payload
+    return b"".join((front, source.packed, to.packed, bytes(4), payload))
 
 
 def sent6(following: int, payload: bytes, source: Any = STRANGER6, to: Any = HERE6, code: int = 0) -> bytes:
     front = struct.pack(">IHBB", 0x60000000 | code << 22, len(payload), following, 64)
-    return front + source.packed + to.packed + payload
+    return b"".join((front, source.packed, to.packed, payload))
 
 
 GUE = in_udp(b"\0\4\0\0" + INNER4)
@@ -287,7 +255,10 @@ def test_only_what_is_of_use_is_taken(packet: bytes, wanted: bool) -> None:
 
 
 def test_without_doors_and_addresses_only_what_is_wrapped() -> None:
-    for version, wrapped_packet, other in ((4, sent4(4, INNER4), sent4(17, GUE)), (6, sent6(4, INNER4), sent6(17, GUE))):
+    for version, wrapped_packet, other in (
+        (4, sent4(4, INNER4), sent4(17, GUE)),
+        (6, sent6(4, INNER4), sent6(17, GUE)),
+    ):
         assert taken(program(version, Sought()), wrapped_packet)
         assert not taken(program(version, Sought()), other)
 
