@@ -34,7 +34,8 @@ def arriving(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         yield _by_the_guard(tunnel, evidence)
         return
     good = fitting(way, evidence)
-    wrong = list(_wrong(way, good, evidence))
+    used = any(evidence.meant_for(packet, tunnel) for packet in good)
+    wrong = list(_wrong(way, used, evidence))
     yield from wrong
     if good:
         yield ok(Stage.ARRIVING, _words(good, evidence), *evidence_of(tunnel, evidence), tunnel=tunnel.name)
@@ -46,8 +47,12 @@ def arriving(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
 # --- what is wrong ----------------------------------------------------------------------------------------------------
 
 
-def _wrong(way: Way, good: list[Outer], evidence: Evidence) -> Iterator[Finding]:
-    """What comes in and is taken by no tunnel of the file, once for each way of being wrong."""
+def _wrong(way: Way, used: bool, evidence: Evidence) -> Iterator[Finding]:
+    """
+    What comes in and is taken by no tunnel of the file, once for each way of being wrong.
+
+    *used*: others send for its VIPs what it takes.
+    """
     seen: dict[tuple[Misfit, Result], int] = {}
     strangers: dict[str, list[Outer]] = {}
     for packet in evidence.outer:
@@ -55,7 +60,7 @@ def _wrong(way: Way, good: list[Outer], evidence: Evidence) -> Iterator[Finding]
             continue
         if not evidence.meant_for(packet, way.tunnel):
             continue
-        if (result := _concerns(packet, way, good, evidence)) and (found := misfit(packet, way, evidence)):
+        if (result := _concerns(packet, way, used, evidence)) and (found := misfit(packet, way, evidence)):
             seen[found, result] = seen.get((found, result), 0) + 1
         elif _is_strangers(packet, way, evidence):
             strangers.setdefault(str(packet.source), []).append(packet)
@@ -66,10 +71,10 @@ def _wrong(way: Way, good: list[Outer], evidence: Evidence) -> Iterator[Finding]
         make = told.fault if result is Result.FAULT else told.warning
         yield make(found.cause, found.saw, found.remedy, *counted)
     if strangers:
-        yield _strangers(way, strangers, bool(good), evidence)
+        yield _strangers(way, strangers, used, evidence)
 
 
-def _concerns(packet: Outer, way: Way, good: list[Outer], evidence: Evidence) -> Result | None:
+def _concerns(packet: Outer, way: Way, used: bool, evidence: Evidence) -> Result | None:
     """
     How bad it is for the tunnel that the packet is not taken; None if it was not meant for this one.
 
@@ -87,7 +92,7 @@ def _concerns(packet: Outer, way: Way, good: list[Outer], evidence: Evidence) ->
     if way.tunnel.name not in [other.tunnel.name for other in known if distance(packet, other) == closest]:
         return None
     if packet.version != way.tunnel.version:
-        return Result.WARNING if good else Result.FAULT
+        return Result.WARNING if used else Result.FAULT
     return Result.WARNING if taken_anyway(packet, evidence) else Result.FAULT
 
 
@@ -98,14 +103,13 @@ def _is_strangers(packet: Outer, way: Way, evidence: Evidence) -> bool:
     return here and packet.port == tunnel.port and not any(declared(packet, other) for other in evidence.ways.values())
 
 
-def _strangers(way: Way, strangers: dict[str, list[Outer]], others: bool, evidence: Evidence) -> Finding:
-    """*others*: declared balancers do send."""
+def _strangers(way: Way, strangers: dict[str, list[Outer]], used: bool, evidence: Evidence) -> Finding:
     told, first = Told(Stage.ARRIVING, way.tunnel.name), next(iter(strangers))
     saw = f"{_some(strangers)} send{'s' * (len(strangers) == 1)} {name_of_packet(strangers[first][0])}"
     saw += f" and {'is' if len(strangers) == 1 else 'are'} no declared load balancer{'s' * (len(strangers) > 1)}"
     remedy = f'add "{first}" to load_balancers in [[tunnel]] {way.tunnel.name}, or find out who that is'
     counted = (_packets(sum(map(len, strangers.values())), evidence), *_refused(evidence))
-    make = told.warning if others else told.fault
+    make = told.warning if used else told.fault
     return make(Cause.GUARD_REFUSES_SOURCE, saw, remedy, *counted)
 
 

@@ -138,7 +138,7 @@ def _other(packet: Outer, way: Way, evidence: Evidence) -> str:
     tunnel, words = way.tunnel, _words(packet, way.tunnel)
     if not packet.encapsulation:
         return f"have the load balancer send {tunnel.encapsulation}"
-    if fitting(way, evidence):
+    if any(evidence.meant_for(good, tunnel) for good in fitting(way, evidence)):
         return f"add a [[tunnel]] with {words} for it, or correct the load balancer"
     less = ["port"] if tunnel.port is not None and packet.port is None else []
     if packet.encapsulation != "gre":
