@@ -151,7 +151,7 @@ def test_every_form_over_ipv6_is_read_whatever_stands_before_it(form: str, versi
         "": (number, b""),
         "limit": (60, bytes([number]) + LIMIT),
         "hop-by-hop": (0, bytes([number]) + b"\0\1\4\0\0\0\0"),
-        "both": (0, b"\x3c\1" + b"\1\x0c" + bytes(12) + bytes([number]) + LIMIT),
+        "both": (0, b"\x3c\1" + b"\1\x0c" + b"\xff" * 12 + bytes([number]) + LIMIT),
         "whole fragment": (44, bytes([number]) + b"\0\0\0\1\2\3\4"),
     }[extension]
     found = arriving("eth0", outer6(extra[0], extra[1] + payload, code=7))

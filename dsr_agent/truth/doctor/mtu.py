@@ -46,7 +46,8 @@ def mtu(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
 
 def _overhead(way: Way, evidence: Evidence) -> int:
     """What stands around a packet: as the file says, or more if more is seen (an encapsulation limit, say)."""
-    seen = [packet.overhead for packet in fitting(way, evidence) if packet.overhead and packet.overhead <= _MOST]
+    requests = [packet for packet in fitting(way, evidence) if evidence.meant_for(packet, way.tunnel)]
+    seen = [packet.overhead for packet in requests if packet.overhead and packet.overhead <= _MOST]
     return max([carrier(way.tunnel).overhead(way.tunnel), *seen])
 
 

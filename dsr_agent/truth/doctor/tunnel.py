@@ -21,7 +21,8 @@ APPLY = "dsr-agent apply"
 
 # What the kernel counts when no link takes a wrapped packet (facts B2), and when nobody has a UDP port.
 _UNTAKEN = ("IpInUnknownProtos", "Ip6InUnknownProtos", "IcmpOutDestUnreachs", "IcmpMsgOutType3", "Icmp6OutDestUnreachs")
-_NO_PORT = ("UdpNoPorts", "Udp6NoPorts", *_UNTAKEN)
+# Over IPv6 nobody but a tunnel's port takes datagrams without a checksum, so those count as wrong ones.
+_NO_PORT = ("UdpNoPorts", "Udp6NoPorts", "Udp6InCsumErrors", *_UNTAKEN)
 
 
 def module(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:

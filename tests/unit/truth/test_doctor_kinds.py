@@ -144,6 +144,16 @@ def test_an_encapsulation_limit_takes_its_room() -> None:
     assert found.remedy == "write mss = 1392 in [guard]"
 
 
+def test_what_a_balancers_own_link_says_takes_no_room_from_requests() -> None:
+    """A link of Linux solicits routers and reports groups, with its encapsulation limit around that."""
+    packet = sent("ipip", 6, 6, limit=True)
+    assert packet.inner
+    solicitation = replace(packet, inner=replace(packet.inner, destination=ip_address("ff02::2")))
+    found = diagnose(World((tunnel("ipip", 6),)).evidence(sent("ipip", 6), solicitation))
+    stages = {each.stage: each for each in found.vips[ip_address(VIPS[4])]}
+    assert stages[Stage.MTU].saw == "1460 bytes fit into 1500"
+
+
 def test_pieces_that_get_lost_over_ipv6() -> None:
     piece = replace(sent("gue", 6), fragment=True)
     made = World((tunnel("gue", 6),)).evidence(sent("gue", 6), piece, after=Counters({"Ip6ReasmFails": 3}))
