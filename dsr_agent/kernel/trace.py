@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -37,8 +37,10 @@ _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}
 _BEFORE_THE_GUARD, _BEFORE_ALL = -311, -10_000
 
 
-def _marking(table: str, priority: int) -> str:
+def _marking(table: str, priority: int, ports: Collection[int]) -> str:
     """Owned, so that the kernel takes it away should this process die meanwhile."""
+    numbers = ", ".join(map(str, sorted(ports)))
+    in_udp = f"udp dport {{ {numbers} }} limit rate 20/second burst 20 packets meta nftrace set 1" if numbers else ""
     return f"""
 add table {FAMILY} {table}
 delete table {FAMILY} {table}
@@ -48,6 +50,7 @@ table {FAMILY} {table} {{
         type filter hook prerouting priority {priority}; policy accept;
         meta iifgroup {LINK_GROUP} limit rate 20/second burst 20 packets meta nftrace set 1
         meta l4proto {{ 4, 41, 47 }} limit rate 20/second burst 20 packets meta nftrace set 1
+        {in_udp}
     }}
 }}
 """
@@ -89,10 +92,16 @@ def _may_drop(chain: dict[str, Any]) -> bool:
 
 
 def foreign_drops(
-    seconds: float, *, early: bool = False, started: Callable[[], object] = lambda: None
+    seconds: float,
+    ports: Collection[int] = (),
+    *,
+    early: bool = False,
+    started: Callable[[], object] = lambda: None,
 ) -> tuple[int, list[ForeignDrop]]:
     """
     Watch for at most *seconds*: how many packets were seen that the guard had let in, and who dropped some of them.
+
+    They are those that come in wrapped, in UDP to one of *ports*, and those that come out of tunnels.
 
     Ends sooner when enough was seen. *early*: also who dropped some before the guard was asked, of strangers, too, and
     never sooner. *started* is called once packets are followed. Blocks; raises `OSError` where nothing can be traced.
@@ -102,7 +111,7 @@ def foreign_drops(
     nftables = Nftables()
     listening = Monitor(_RECEIVE_BUFFER, _NETLINK_NETFILTER, (_NFNLGRP_NFTRACE,))
     try:
-        _, complaint = nftables.run(_marking(table, priority))
+        _, complaint = nftables.run(_marking(table, priority, ports))
         if complaint:
             raise OSError(complaint)
         started()
@@ -184,5 +193,10 @@ def _packet(header: bytes) -> str:
         protocol, source, destination = header[6], header[8:24], header[24:40]
     else:
         return "packets"
-    name = {1: "ICMP", 4: "IPIP", 6: "TCP", 17: "UDP", 41: "6in4", 47: "GRE", 58: "ICMPv6"}.get(protocol)
-    return f"{name or f'protocol {protocol}'} from {ip_address(source)} to {ip_address(destination)}"
+    return f"{name_of_protocol(protocol)} from {ip_address(source)} to {ip_address(destination)}"
+
+
+def name_of_protocol(number: int) -> str:
+    """What a packet is called that has *number* behind its IP header."""
+    name = {1: "ICMP", 4: "IPIP", 6: "TCP", 17: "UDP", 41: "6in4", 47: "GRE", 58: "ICMPv6"}.get(number)
+    return name or f"protocol {number}"

@@ -12,15 +12,16 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from dsr_agent.config import Loaded
 from dsr_agent.kernel import policy, stats
 from dsr_agent.kernel.capture import Capture, Captured
+from dsr_agent.kernel.capture_filter import Sought
 from dsr_agent.kernel.guard_counts import GuardCounts
 from dsr_agent.kernel.namespaces import Elsewhere, listening
 from dsr_agent.kernel.netlink import Channel
+from dsr_agent.kernel.sockets import SocketTable
 from dsr_agent.kernel.sysctl_files import settings_of
 from dsr_agent.kernel.trace import ForeignDrop, foreign_chains, foreign_drops
 from dsr_agent.reconcile.protection import told_mss
@@ -33,6 +34,8 @@ from dsr_agent.service.web.sockets import default_socket
 from dsr_agent.state.actions import Plan
 from dsr_agent.state.errors import DsrError, NotPermitted
 from dsr_agent.state.model import AddressKey, Desired, Ip, Observed
+from dsr_agent.state.outer import GUE_PORT
+from dsr_agent.state.ports import PortKey
 from dsr_agent.state.probe import Sight
 from dsr_agent.truth.doctor.evidence import Counters, Evidence, Word
 from dsr_agent.truth.listeners import Verdict
@@ -49,15 +52,17 @@ async def examine(
     """Look for *seconds* (and for as long as the self-test takes) at what concerns the VIPs *named*."""
     desired = loaded.desired
     wanted = resolve(desired, observed)
+    ways = selftest.ways(wanted)
     evidence = Evidence(
         desired,
         observed,
         todo,
-        ways=selftest.ways(wanted),
+        ways=ways,
+        marked_at=wanted.bare.marked_at,
         named=tuple(named),
         listening=look_once(desired, observed),
     )
-    links = [way.link.name for way in evidence.ways.values()]
+    links = [way.link.name for way in ways.values()]
     with contextlib.closing(Channel()) as channel:
         before = _counters(channel, links, observed)
         silent = policy.silent(channel)
@@ -71,6 +76,7 @@ async def examine(
         told_mss=dict(told_mss(desired, wanted, observed)) if _tells(desired, wanted) else {},
         agent=await asyncio.to_thread(_agent, loaded),  # one that has just started serves HTTP by now
         elsewhere=await asyncio.to_thread(_elsewhere, evidence),
+        squatters=await asyncio.to_thread(_squatters, evidence),
         sysctl_files={path: settings_of(_ROOT, path) for path in _reverse_paths(links)},
     )
 
@@ -104,20 +110,17 @@ def _counters(channel: Channel, links: Iterable[str], observed: Observed) -> Cou
 
 async def _look_on(loaded: Loaded, evidence: Evidence, seconds: float) -> Evidence:
     """Look at what arrives and who drops it, while the self-test is under way."""
-    senders = [network for tunnel in evidence.tunnels for network in tunnel.load_balancers]
-    services = [service for vip in evidence.vips for service in vip.services]
-    ports = {int(service.partition("/")[2]) for service in services if service.startswith("udp/")}
     until = time.monotonic() + seconds
     captured: asyncio.Task[Captured] | None = None
     uncaptured = ""
     try:
-        capture = Capture(senders, ports)
+        capture = Capture(_sought(evidence))
     except DsrError as error:
         uncaptured = str(error)
     else:
         captured = asyncio.create_task(asyncio.to_thread(capture.watch, until))
     following = asyncio.Event()
-    drops = asyncio.create_task(_drops(evidence.observed, seconds, following))
+    drops = asyncio.create_task(_drops(evidence, seconds, following))
     await following.wait()
     sights, untested = await _tested(loaded, evidence)
     if captured:
@@ -127,6 +130,23 @@ async def _look_on(loaded: Loaded, evidence: Evidence, seconds: float) -> Eviden
         found = None
         await asyncio.sleep(max(until - time.monotonic(), 0))
     return replace(evidence, sights=sights, untested=untested, captured=found, uncaptured=uncaptured, drops=await drops)
+
+
+def _sought(evidence: Evidence) -> Sought:
+    """What is worth a look. Balancers that nobody declared send in UDP to where a tunnel's port is, or mostly is."""
+    services = [service for vip in evidence.vips for service in vip.services]
+    over = {tunnel.name for tunnel in evidence.tunnels if tunnel.encapsulation == "l2"}
+    return Sought(
+        senders=tuple(network for tunnel in evidence.tunnels for network in tunnel.load_balancers),
+        doors=tuple({GUE_PORT, *_ports(evidence)}),
+        marked_at=tuple(ip for ips in evidence.marked_at.values() for ip in ips),
+        plain=tuple(vip.ip for vip in evidence.vips if not over.isdisjoint(vip.tunnels)),
+        answered_from=tuple({int(each.partition("/")[2]) for each in services if each.startswith("udp/")}),
+    )
+
+
+def _ports(evidence: Evidence) -> set[int]:
+    return {tunnel.port for tunnel in evidence.tunnels if tunnel.port is not None}
 
 
 async def _tested(loaded: Loaded, evidence: Evidence) -> tuple[Mapping[Pair, Sight], str]:
@@ -141,7 +161,7 @@ async def _tested(loaded: Loaded, evidence: Evidence) -> tuple[Mapping[Pair, Sig
         return {}, str(error)
 
 
-async def _drops(observed: Observed, seconds: float, following: asyncio.Event) -> tuple[ForeignDrop, ...] | None:
+async def _drops(evidence: Evidence, seconds: float, following: asyncio.Event) -> tuple[ForeignDrop, ...] | None:
     """What other firewalls drop; None where it cannot be seen. *following* is set once packets may be sent."""
     loop = asyncio.get_running_loop()
 
@@ -149,11 +169,12 @@ async def _drops(observed: Observed, seconds: float, following: asyncio.Event) -
         loop.call_soon_threadsafe(following.set)
 
     try:
-        if observed.guard.unavailable:
+        if evidence.observed.guard.unavailable:
             return None
         if not await asyncio.to_thread(foreign_chains):
             return ()
-        _, drops = await asyncio.to_thread(foreign_drops, seconds, early=True, started=started)
+        ports = _ports(evidence)
+        _, drops = await asyncio.to_thread(foreign_drops, seconds, ports, early=True, started=started)
     except OSError:
         return None
     finally:
@@ -180,7 +201,7 @@ def _asked(channel: Channel, evidence: Evidence) -> Evidence:
         network.network_address
         for tunnel in evidence.tunnels
         for network in tunnel.load_balancers
-        if network.prefixlen == 32 and isinstance(network.network_address, IPv4Address)
+        if network.prefixlen == network.max_prefixlen
     ]
     return replace(
         evidence,
@@ -190,6 +211,25 @@ def _asked(channel: Channel, evidence: Evidence) -> Evidence:
         rules=policy.rules(channel),
         masters=policy.masters(channel),
     )
+
+
+def _squatters(evidence: Evidence) -> Mapping[PortKey, str]:
+    """Sockets that have the UDP ports at which the kernel should take packets out of UDP, and does not."""
+    ports = {way.port for way in evidence.ways.values() if way.port}
+    closed = [port for port in ports if not any(there.serves(port) for there in evidence.observed.ports)]
+    if not closed:
+        return {}
+    try:
+        with contextlib.closing(SocketTable()) as table:
+            sockets = table.read(["udp"], {port.number for port in closed}, ipv4=True)
+    except OSError:
+        return {}
+    return {
+        port: str(each)
+        for port in closed
+        for each in sockets
+        if each.port == port.number and port.local and each.takes(port.local)
+    }
 
 
 def _elsewhere(evidence: Evidence) -> Mapping[str, Elsewhere]:

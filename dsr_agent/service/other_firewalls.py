@@ -39,7 +39,8 @@ async def watch(board: Board, host: Host) -> None:
 async def _look(board: Board) -> None:
     try:
         if await asyncio.to_thread(foreign_chains):
-            seen, drops = await asyncio.to_thread(foreign_drops, _WATCH)
+            ports = {tunnel.port for tunnel in board.overview.desired.tunnels.values() if tunnel.port is not None}
+            seen, drops = await asyncio.to_thread(foreign_drops, _WATCH, ports)
         else:
             seen, drops = 1, []
     except OSError as error:

@@ -1,8 +1,8 @@
 """
 The faults that a real server can have, in the packet's order: what readiness and the doctor have to say of each.
 
-Every row of the table of signatures that this version can have is here (it takes no outer IPv6 and makes no GUE port),
-the faults that other tools make, and those of applications. Where several words name a fault rightly, all are there.
+Every row of the table of signatures over IPv4 is here (IPv6 and UDP are in `test_doctor_kinds`), the faults that other
+tools make, and those of applications. Where several words name a fault rightly, all are there.
 """
 
 from __future__ import annotations

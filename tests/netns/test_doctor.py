@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from dsr_agent.kernel.capture import Capture, Captured
+from dsr_agent.kernel.capture_filter import Sought
 from dsr_agent.kernel.netlink import Channel
 from dsr_agent.kernel.policy import Neighbour, masters, rules, silent, way
-from dsr_agent.truth.packets import ipv4, udp
+from dsr_agent.truth.packets import ip, ipv4, udp
 from tests.netns.agent import dsr_agent
 from tests.netns.filter import can, need_tables
 from tests.netns.space import NETWORK_CARD, sh
@@ -131,12 +132,16 @@ def frames(packets: Iterable[bytes]) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sending:
         sending.bind(("segment", 0x0800))
         for packet in packets:
-            sending.send(bytes.fromhex(address.replace(":", "")) + bytes(6) + b"\x08\x00" + packet)
+            ethertype = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
+            sending.send(bytes.fromhex(address.replace(":", "")) + bytes(6) + ethertype + packet)
 
 
-def captured(*packets: bytes, ports: tuple[int, ...] = ()) -> Captured:
+SOUGHT = Sought((ip_network(f"{BALANCER}/32"), ip_network("2001:db8:3::5")), doors=(6080,))
+
+
+def captured(*packets: bytes, sought: Sought = SOUGHT) -> Captured:
     """What is seen of *packets*, among others."""
-    capture = Capture([ip_network(f"{BALANCER}/32")], ports)
+    capture = Capture(sought)
     try:
         frames(packets)
         return capture.watch(time.monotonic() + 0.2)
@@ -162,9 +167,52 @@ class TestCapture:
         assert seen.arrived[0].inner
         assert seen.arrived[0].inner.service == f"udp/{PORT}"
 
+    def test_what_is_wrapped_over_ipv6_and_in_udp(self) -> None:
+        """By the kernel's own machine: extensions are seen through, and strangers' other traffic is left alone."""
+        limit = b"\x00\x04\x01\x04\x01\x01\x00"
+        inner = udp(CLIENT, VIP, PORT, b"")
+        balancer, stranger, here = map(ip_address, ("2001:db8:3::5", "2001:db8:3::9", "2001:db8:3::2"))
+        seen = captured(
+            ip(stranger, here, 60, b"\x04" + limit + inner),
+            ip(stranger, here, 0, b"\x3c\0\1\4\0\0\0\0" + b"\x2f" + limit + b"\0\0\x08\0" + inner),
+            udp(stranger, here, 6080, b"\0\4\0\0" + inner),
+            udp(stranger, here, 53, inner),
+            ip(stranger, here, 44, b"\x11\0\0\1\0\0\0\1" + udp(stranger, here, 6080, inner)[40:]),
+            ip(stranger, here, 6, bytes(20)),
+            udp(balancer, here, 5555, inner),
+            udp(IPv4Address("10.0.3.9"), HERE, 6080, inner),
+            udp(IPv4Address("10.0.3.9"), HERE, 6081, inner),
+        )
+        assert [(str(each.source), each.encapsulation, each.port, each.fragment) for each in seen.arrived] == [
+            ("10.0.3.9", "fou", 6080, False),
+            ("2001:db8:3::9", "ipip", None, False),
+            ("2001:db8:3::9", "gre", None, False),
+            ("2001:db8:3::9", "gue", 6080, False),
+            ("2001:db8:3::9", "fou", 6080, True),
+            ("2001:db8:3::5", "fou", 5555, False),
+        ]
+        assert all(each.inner and each.inner.destination == VIP for each in seen.arrived)
+
+    def test_what_is_not_wrapped_for_those_who_take_it(self) -> None:
+        seen = captured(
+            ipv4(CLIENT, HERE, 6, bytes(20), dscp=7),
+            ipv4(CLIENT, HERE, 6, bytes(20)),
+            ipv4(CLIENT, VIP, 6, bytes(20)),
+            sought=Sought(marked_at=(HERE,), plain=(VIP,)),
+        )
+        assert [(each.destination, each.code) for each in seen.arrived] == [(HERE, 7), (VIP, 0)]
+
+    def test_the_kernel_takes_the_longest_program(self) -> None:
+        """Also one older than Linux 6.9, which has less room for it (there every namespace has the same)."""
+        with contextlib.suppress(FileNotFoundError):
+            sh("sysctl -w net/core/optmem_max=20480")
+        ips = tuple(ip_address(0x20010DB8 << 96 | number << 40 | number) for number in range(200))
+        senders = tuple(ip_network((each, 120), strict=False) for each in ips)
+        Capture(Sought(senders, tuple(range(1, 200)), ips, ips, tuple(range(1, 200)))).close()
+
     def test_the_self_test_is_not_seen(self) -> None:
         """It goes by loopback."""
-        capture = Capture([], ())
+        capture = Capture(Sought())
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
             raw.sendto(ipv4(BALANCER, HERE, 4, udp(CLIENT, VIP, PORT, b"")), (str(HERE), 0))
         try:
@@ -174,7 +222,7 @@ class TestCapture:
 
     def test_what_leaves_from_a_port(self) -> None:
         sh("ip neigh add 10.0.3.1 lladdr 02:00:00:00:00:01 dev nic")
-        capture = Capture([], (PORT,))
+        capture = Capture(Sought(answered_from=(PORT,)))
         with bound("udp", "0.0.0.0", PORT) as server, bound("udp", "0.0.0.0", PORT + 1) as other:
             server.sendto(b"answer", (str(CLIENT), 5))
             other.sendto(b"another", (str(CLIENT), 5))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsr_agent.kernel.capture import Leaving
+from dsr_agent.kernel.headers import Leaving
 from dsr_agent.state.model import Ip, Vip
 from dsr_agent.truth.checks import Reason
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown

@@ -3,146 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from dsr_agent.guard.reasons import Reason
-from dsr_agent.kernel.capture import GRE, UDP, Outer
-from dsr_agent.state.model import Ip, Tunnel
+from dsr_agent.kernel.headers import Outer
+from dsr_agent.state.model import Network, Tunnel
 from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
+from dsr_agent.truth.doctor.fit import (
+    Misfit,
+    declared,
+    distance,
+    fits,
+    fitting,
+    local_of,
+    misfit,
+    name_of,
+    name_of_packet,
+    taken_anyway,
+)
 from dsr_agent.truth.probe import Way
-from dsr_agent.tunnels import carrier, protocols_of
+from dsr_agent.tunnels import carrier
 
-NAMES = {4: "IPIP", UDP: "GUE or FOU", 41: "6in4", 47: "GRE"}
-_ENCAPSULATION = {4: '"ipip"', 47: '"gre"'}
 _SHOWN = 3
 
 
 def arriving(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     """Whether something comes in for the tunnel, and whether it is what it takes."""
     way = evidence.ways.get(tunnel.name)
-    unread = tunnel.port is not None or tunnel.version == 6  # the capture reads IP in IP and GRE, over IPv4
-    if evidence.captured is None or way is None or unread:
+    if evidence.captured is None or way is None:
         yield _by_the_guard(tunnel, evidence)
         return
-    wrong = list(_wrong(way, evidence))
-    yield from wrong
     good = fitting(way, evidence)
+    used = any(evidence.meant_for(packet, tunnel) for packet in good)
+    wrong = list(_wrong(way, used, evidence))
+    yield from wrong
     if good:
         yield ok(Stage.ARRIVING, _words(good, evidence), *evidence_of(tunnel, evidence), tunnel=tunnel.name)
         yield from _silent(tunnel, good, evidence)
-    elif not any(finding.result is Result.FAULT for finding in wrong):
+    elif not wrong:
         yield _nothing(way, evidence)
 
 
-def fitting(way: Way, evidence: Evidence) -> list[Outer]:
-    """What came in from a declared balancer in the form that the tunnel takes; its later fragments left away."""
-    return [packet for packet in evidence.outer if not packet.later and fits(packet, way)]
+# --- what is wrong ----------------------------------------------------------------------------------------------------
 
 
-def fits(packet: Outer, way: Way) -> bool:
-    """Whether the tunnel takes it, and the guard lets it in."""
-    return _of(packet, way) and packet.destination == _local(way) and not _misfit(packet, way)
+def _wrong(way: Way, used: bool, evidence: Evidence) -> Iterator[Finding]:
+    """
+    What comes in and is taken by no tunnel of the file, once for each way of being wrong.
 
-
-def _of(packet: Outer, way: Way) -> bool:
-    senders = way.tunnel.load_balancers
-    return not senders or is_in(packet.source, senders)
-
-
-def _local(way: Way) -> Ip | None:
-    return way.link.outer.local if way.link.outer else None
-
-
-class _Misfit(NamedTuple):
-    cause: Cause
-    saw: str
-    remedy: str
-
-
-def _misfit(packet: Outer, way: Way) -> _Misfit | None:
-    """In what a balancer's packet differs from what the tunnel takes; its destination is not asked here."""
-    tunnel, here = way.tunnel, f"in [[tunnel]] {way.tunnel.name}"
-    if packet.protocol not in protocols_of(tunnel):
-        name = NAMES.get(packet.protocol, f"protocol {packet.protocol}")
-        saw = f"{packet.source} sends {name}; the file says {tunnel.encapsulation}"
-        if packet.protocol in _ENCAPSULATION:
-            remedy = f"write encapsulation = {_ENCAPSULATION[packet.protocol]} {here}, or correct the load balancer"
-        elif packet.protocol == UDP:
-            remedy = f"have the load balancer send {tunnel.encapsulation}"
-        else:
-            remedy = "have the load balancer send GRE for IPv6 VIPs"
-        return _Misfit(Cause.BALANCER_SENDS_OTHER, saw, remedy)
-    if packet.protocol != GRE or packet.later:
-        return None
-    if packet.key != tunnel.key:
-        sent = "without a key" if packet.key is None else f"with key {packet.key}"
-        declared = "declares no key" if tunnel.key is None else f"declares key {tunnel.key}"
-        remedy = f"remove the key {here}" if packet.key is None else f"write key = {packet.key} {here}"
-        return _Misfit(Cause.BALANCER_SENDS_KEY, f"{packet.source} sends GRE {sent}; the file {declared}", remedy)
-    if packet.checksum != tunnel.checksum:
-        sent, declared = ("with", "none") if packet.checksum else ("without", "one")
-        return _Misfit(
-            Cause.BALANCER_SENDS_CHECKSUM,
-            f"{packet.source} sends GRE {sent} a checksum; the file declares {declared}",
-            f"write checksum = {str(packet.checksum).lower()} {here}",
-        )
-    return None
-
-
-def _wrong(way: Way, evidence: Evidence) -> Iterator[Finding]:
-    """What comes in and is taken by no tunnel of the file, once for each way of being wrong."""
-    told = Told(Stage.ARRIVING, way.tunnel.name)
-    seen: dict[_Misfit, int] = {}
-    strangers: dict[str, int] = {}
-    in_udp = [packet for packet in evidence.in_udp if way.tunnel.name in _tunnels(packet, evidence)]
-    for packet in (*evidence.outer, *in_udp):
+    *used*: others send for its VIPs what it takes.
+    """
+    seen: dict[tuple[Misfit, Result], int] = {}
+    strangers: dict[str, list[Outer]] = {}
+    for packet in evidence.outer:
         if packet.later or any(fits(packet, other) for other in evidence.ways.values()):
             continue
         if not evidence.meant_for(packet, way.tunnel):
             continue
-        if _of(packet, way):
-            if misfit := _elsewhere(packet, way) or _misfit(packet, way):
-                seen[misfit] = seen.get(misfit, 0) + 1
-        elif packet.destination == _local(way) and packet.protocol in protocols_of(way.tunnel):
-            if not any(_of(packet, other) for other in evidence.ways.values()):
-                strangers[str(packet.source)] = strangers.get(str(packet.source), 0) + 1
+        if (result := _concerns(packet, way, used, evidence)) and (found := misfit(packet, way, evidence)):
+            seen[found, result] = seen.get((found, result), 0) + 1
+        elif _is_strangers(packet, way, evidence):
+            strangers.setdefault(str(packet.source), []).append(packet)
     refused = _refused(evidence)
-    for misfit, count in seen.items():
+    for (found, result), count in seen.items():
         counted = (_packets(count, evidence), *refused, *_errors(way, evidence))
-        yield told.fault(misfit.cause, misfit.saw, misfit.remedy, *counted)
+        told = Told(Stage.ARRIVING, way.tunnel.name)
+        make = told.fault if result is Result.FAULT else told.warning
+        yield make(found.cause, found.saw, found.remedy, *counted)
     if strangers:
-        yield _strangers(way, strangers, evidence)
+        yield _strangers(way, strangers, used, evidence)
 
 
-def _tunnels(packet: Outer, evidence: Evidence) -> tuple[str, ...]:
-    """Those by which the VIP expects its requests that the packet is for."""
-    assert packet.inner
-    return evidence.desired.vips[evidence.desired.key_of_ip[packet.inner.destination]].tunnels
+def _concerns(packet: Outer, way: Way, used: bool, evidence: Evidence) -> Result | None:
+    """
+    How bad it is for the tunnel that the packet is not taken; None if it was not meant for this one.
 
-
-def _elsewhere(packet: Outer, way: Way) -> _Misfit | None:
-    """A packet that would fit, to another address of this host."""
-    local = _local(way)
-    if packet.destination == local or _misfit(packet, way):
+    Over the other version of IP nobody can be declared as its balancer, so it may be anybody's.
+    """
+    ways = [other for other in evidence.ways.values() if evidence.meant_for(packet, other.tunnel)]
+    known = [other for other in ways if declared(packet, other)]
+    if not known:
+        if packet.version in {other.tunnel.version for other in ways} or packet.inner is None:
+            return None
+        if packet.destination not in evidence.own:
+            return None
+        known = ways
+    closest = min(distance(packet, other) for other in known)
+    if way.tunnel.name not in [other.tunnel.name for other in known if distance(packet, other) == closest]:
         return None
-    return _Misfit(
-        Cause.BALANCER_SENDS_ELSEWHERE,
-        f"{packet.source} sends to {packet.destination}; the tunnel takes what comes to {local}",
-        f'write local = "{packet.destination}" in [[tunnel]] {way.tunnel.name}, or correct the load balancer',
-    )
+    if packet.version != way.tunnel.version:
+        return Result.WARNING if used else Result.FAULT
+    return Result.WARNING if taken_anyway(packet, evidence) else Result.FAULT
 
 
-def _strangers(way: Way, strangers: dict[str, int], evidence: Evidence) -> Finding:
-    told = Told(Stage.ARRIVING, way.tunnel.name)
-    who = _some(strangers)
-    name = NAMES[carrier(way.tunnel).protocol(4)]
-    saw = f"{who} send{'s' * (len(strangers) == 1)} {name} and is no declared load balancer"
-    remedy = f'add "{next(iter(strangers))}" to load_balancers in [[tunnel]] {way.tunnel.name}, or find out who that is'
-    counted = (_packets(sum(strangers.values()), evidence), *_refused(evidence))
-    if fitting(way, evidence):
-        return told.warning(Cause.GUARD_REFUSES_SOURCE, saw, remedy, *counted)
-    return told.fault(Cause.GUARD_REFUSES_SOURCE, saw, remedy, *counted)
+def _is_strangers(packet: Outer, way: Way, evidence: Evidence) -> bool:
+    """Whether it would fit, but for its sender, who is declared for no tunnel."""
+    tunnel = way.tunnel
+    here = packet.destination == local_of(way) and packet.encapsulation == tunnel.encapsulation
+    return here and packet.port == tunnel.port and not any(declared(packet, other) for other in evidence.ways.values())
+
+
+def _strangers(way: Way, strangers: dict[str, list[Outer]], used: bool, evidence: Evidence) -> Finding:
+    told, first = Told(Stage.ARRIVING, way.tunnel.name), next(iter(strangers))
+    saw = f"{_some(strangers)} send{'s' * (len(strangers) == 1)} {name_of_packet(strangers[first][0])}"
+    saw += f" and {'is' if len(strangers) == 1 else 'are'} no declared load balancer{'s' * (len(strangers) > 1)}"
+    remedy = f'add "{first}" to load_balancers in [[tunnel]] {way.tunnel.name}, or find out who that is'
+    counted = (_packets(sum(map(len, strangers.values())), evidence), *_refused(evidence))
+    make = told.warning if used else told.fault
+    return make(Cause.GUARD_REFUSES_SOURCE, saw, remedy, *counted)
 
 
 # --- nothing, or not everybody ----------------------------------------------------------------------------------------
@@ -152,19 +120,32 @@ def _nothing(way: Way, evidence: Evidence) -> Finding:
     """Nobody sends: no traffic, or something before this host keeps it back; the two look alike from here."""
     told, tunnel = Told(Stage.ARRIVING, way.tunnel.name), way.tunnel
     assert evidence.captured is not None
-    name, protocol = NAMES[carrier(tunnel).protocol(4)], carrier(tunnel).protocol(4)
     if not evidence.captured.complete:
         return unknown(Stage.ARRIVING, "there was more traffic than could be looked at", tunnel.name)
-    saw = f"no {name} from any load balancer in {evidence.seconds:.0f} s"
-    talking = {str(packet.source): 1 for packet in evidence.captured.arrived if not packet.wrapped and _of(packet, way)}
+    saw = f"no {name_of(tunnel)} from any load balancer in {evidence.seconds:.0f} s"
+    wrapped = set(evidence.outer)
+    others = [packet for packet in evidence.captured.arrived if packet not in wrapped and declared(packet, way)]
+    talking = {str(packet.source): 1 for packet in others}
     if talking and tunnel.load_balancers:
         saw += f", though {_some(talking)} reach{'es' * (len(talking) == 1)} this host otherwise"
-    card = evidence.card_of(_local(way)) or "any"
+    what, how = _on_the_wire(tunnel, evidence)
+    card = evidence.card_of(local_of(way)) or "any"
     remedy = (
-        f"let protocol {protocol} pass between balancer and server (security groups, access lists), "
-        f"and see whether it comes: tcpdump -ni {card} ip proto {protocol}"
+        f"let {what} pass between balancer and server (security groups, access lists), "
+        f"and see whether it comes: tcpdump -ni {card} {how}"
     )
     return told.warning(Cause.NOTHING_ARRIVES, saw, remedy, *evidence_of(tunnel, evidence), *_refused(evidence))
+
+
+def _on_the_wire(tunnel: Tunnel, evidence: Evidence) -> tuple[str, str]:
+    """What has to pass between balancer and server, in words and as tcpdump has it."""
+    if tunnel.port is not None:
+        return f"UDP port {tunnel.port}", f"{'ip' if tunnel.version == 4 else 'ip6'} and udp dst port {tunnel.port}"
+    inner = {vip.ip.version for vip in evidence.vips if tunnel.name in vip.tunnels}
+    numbers = sorted({carrier(tunnel).protocol(version) for version in inner})
+    name = "protocol" if tunnel.version == 4 else "next header"
+    ask = "ip proto" if tunnel.version == 4 else "ip6 protochain"  # which sees through an encapsulation limit
+    return f"{name} {' and '.join(map(str, numbers))}", " or ".join(f"{ask} {number}" for number in numbers)
 
 
 def _silent(tunnel: Tunnel, good: Iterable[Outer], evidence: Evidence) -> Iterator[Finding]:
@@ -172,8 +153,8 @@ def _silent(tunnel: Tunnel, good: Iterable[Outer], evidence: Evidence) -> Iterat
     sending = {packet.source for packet in good}
     silent = {}
     for network in tunnel.load_balancers:
-        if not any(source in network for source in sending) and not evidence.ever(tunnel.name, network):
-            silent[str(network).removesuffix("/32")] = 1
+        if not any(is_in(source, [network]) for source in sending) and not evidence.ever(tunnel.name, network):
+            silent[_called(network)] = 1
     if silent and evidence.captured and evidence.captured.complete:
         ever = f"in {evidence.seconds:.0f} s" if evidence.after.guard is None else "since the guard was made"
         yield Told(Stage.ARRIVING, tunnel.name).warning(
@@ -200,13 +181,13 @@ def evidence_of(tunnel: Tunnel, evidence: Evidence) -> list[str]:
     for network in tunnel.load_balancers:
         count = evidence.ever(tunnel.name, network)
         if count is not None:
-            found.append(f"the guard has let in {count} packets from {str(network).removesuffix('/32')} in all")
+            found.append(f"the guard has let in {count} packets from {_called(network)} in all")
     return found[:_SHOWN]
 
 
 def _refused(evidence: Evidence) -> list[str]:
     """What the guard has refused by the outer header meanwhile."""
-    reasons = (Reason.SOURCE, Reason.PROTOCOL, Reason.GRE_HEADER)
+    reasons = (Reason.SOURCE, Reason.PROTOCOL, Reason.GRE_HEADER, Reason.UDP_HEADER)
     return [f'guard "{reason}" +{count}' for reason in reasons if (count := evidence.guarded(reason))]
 
 
@@ -228,6 +209,10 @@ def _words(good: list[Outer], evidence: Evidence) -> str:
     return f"{least}{len(good)} packet{'s' * (len(good) != 1)} from {_some(by_source)} in {evidence.seconds:.0f} s"
 
 
-def _some(named: dict[str, int]) -> str:
+def _called(network: Network) -> str:
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def _some(named: Iterable[str]) -> str:
     names = list(named)
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from ipaddress import IPv4Address
 from typing import Any
 
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
-from dsr_agent.kernel.capture import Captured, Outer
+from dsr_agent.kernel.capture import Captured
+from dsr_agent.kernel.headers import UDP, Inner, Outer
 from dsr_agent.kernel.namespaces import Elsewhere
 from dsr_agent.kernel.policy import Neighbour, Rule
 from dsr_agent.kernel.policy import Way as Answer
@@ -22,6 +22,7 @@ from dsr_agent.state.count import Count, Counted
 from dsr_agent.state.errors import DsrError
 from dsr_agent.state.marks import owns_address
 from dsr_agent.state.model import AddressKey, Desired, Ip, Key, Network, Observed, SysctlKey, Tunnel, Vip
+from dsr_agent.state.ports import PortKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.truth.listeners import Finding as Listening
 from dsr_agent.truth.listeners import Service
@@ -55,12 +56,13 @@ class Evidence:
     """
     What was seen. *named* are the VIPs that it is about, *seconds* how long was looked.
 
-    *ways* are the tunnels with a link (as it should be), *sights* what became of the self-test's packets, *untested*
-    why there are none. *captured* is None where nothing could be seen, for the reason *uncaptured*. *answers* say
-    which way answers would go from each VIP to some clients, *ordinary* the same from no address in particular, and
-    *to_balancers* the way to each balancer. *told_mss* are the TCP segments that the guard tells clients of, by IP
-    version. *silent* are neighbours that do not say where they are, whenever they are asked. *drops* are other
-    firewalls' (None: could not be followed).
+    *ways* are the tunnels with a link (as it should be), *marked_at* the addresses of those whose packets are known by
+    their code point. *sights* say what became of the self-test's packets, *untested* why there are none. *captured* is
+    None where nothing could be seen, for the reason *uncaptured*. *answers* say which way answers would go from each
+    VIP to some clients, *ordinary* the same from no address in particular, and *to_balancers* the way to each balancer.
+    *told_mss* are the TCP segments that the guard tells clients of, by IP version. *squatters* are the sockets that
+    have a tunnel's UDP port instead. *silent* are neighbours that do not say where they are, whenever they are asked.
+    *drops* are other firewalls' (None: could not be followed).
     """
 
     desired: Desired = field(default_factory=Desired)
@@ -79,14 +81,16 @@ class Evidence:
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
     answers: Mapping[Ip, Mapping[Ip, Answer]] = field(default_factory=dict)
     ordinary: Mapping[Ip, Answer] = field(default_factory=dict)
-    to_balancers: Mapping[IPv4Address, Answer] = field(default_factory=dict)
+    to_balancers: Mapping[Ip, Answer] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     masters: Mapping[str, str] = field(default_factory=dict)
     silent: frozenset[Neighbour] = frozenset()
+    squatters: Mapping[PortKey, str] = field(default_factory=dict)
     drops: tuple[ForeignDrop, ...] | None = None
     sysctl_files: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
     told_mss: Mapping[int, int] = field(default_factory=dict)
     agent: Word = field(default_factory=Word)
+    marked_at: Mapping[str, frozenset[Ip]] = field(default_factory=dict)
 
     # --- what is asked of it ----------------------------------------------------------------------------------------
 
@@ -97,9 +101,9 @@ class Evidence:
 
     @cached_property
     def tunnels(self) -> tuple[Tunnel, ...]:
-        """Those that carry one of the VIPs; what is not wrapped comes through none."""
+        """Those by which one of the VIPs expects its requests."""
         names = {name for vip in self.vips for name in vip.tunnels}
-        return tuple(tunnel for name, tunnel in self.desired.linked.items() if name in names)
+        return tuple(tunnel for name, tunnel in self.desired.tunnels.items() if name in names)
 
     @property
     def about_all(self) -> bool:
@@ -120,15 +124,33 @@ class Evidence:
 
     @cached_property
     def outer(self) -> tuple[Outer, ...]:
-        """What came in wrapped."""
-        return tuple(packet for packet in self.captured.arrived if packet.wrapped) if self.captured else ()
+        """
+        What came in wrapped.
+
+        UDP that holds a packet may be anything: it counts where a tunnel of the file looks into it, or if that packet
+        is for a VIP.
+        """
+        arrived = self.captured.arrived if self.captured else ()
+        return tuple(packet for packet in arrived if packet.wrapped or self._wrapped_in_udp(packet))
+
+    def _wrapped_in_udp(self, packet: Outer) -> bool:
+        if packet.protocol != UDP or packet.later:
+            return False
+        if packet.inner and packet.inner.destination in self.desired.key_of_ip:
+            return True
+        return (packet.destination, packet.port) in self._doors
 
     @cached_property
-    def in_udp(self) -> tuple[Outer, ...]:
-        """What came in wrapped in UDP (GUE, FOU), as no tunnel of this version takes it."""
-        arrived = self.captured.arrived if self.captured else ()
-        vips = self.desired.key_of_ip
-        return tuple(each for each in arrived if not each.wrapped and each.inner and each.inner.destination in vips)
+    def _doors(self) -> frozenset[tuple[Ip | None, int | None]]:
+        """Where the tunnels of the file look into UDP."""
+        ports = (way.port for way in self.ways.values() if way.port)
+        return frozenset((port.local, port.number) for port in ports)
+
+    @cached_property
+    def bare(self) -> tuple[Outer, ...]:
+        """What came in as it is."""
+        wrapped = set(self.outer)
+        return tuple(each for each in (self.captured.arrived if self.captured else ()) if each not in wrapped)
 
     def moved(self, *names: str) -> tuple[str, ...]:
         """Which of the host's counters *names* have grown, and by how much, in words."""
@@ -154,12 +176,12 @@ class Evidence:
         """How many packets the guard has let in from *sender* since it was made; None where it is not known."""
         if self.after.guard is None:
             return None
-        place = (counted_in(tunnel, sender.prefixlen), element(sender.network_address))
+        place = _counted(tunnel, sender)
         return self.after.guard[place].packets if place in self.after.guard else None
 
     def lately(self, tunnel: str, sender: Network) -> int:
         """How many it has let in meanwhile."""
-        return self.guarded(counted_in(tunnel, sender.prefixlen), element(sender.network_address))
+        return self.guarded(*_counted(tunnel, sender))
 
     def sysctl(self, path: str) -> int | None:
         """A sysctl's value; None if there is none."""
@@ -205,11 +227,37 @@ class Evidence:
 
     @cached_property
     def sent_to(self) -> Mapping[Ip, list[Outer]]:
-        """What came in wrapped, by the VIP that it is for."""
+        """What came in, by the VIP that it is for; what came as it is with itself as what is inside."""
         found: dict[Ip, list[Outer]] = {}
         for packet in self.outer:
             if packet.inner:
                 found.setdefault(packet.inner.destination, []).append(packet)
+        for packet in self.bare:
+            if vip := self._meant(packet):
+                inner = Inner(packet.source, vip, packet.length, packet.protocol, packet.port)
+                found.setdefault(vip, []).append(replace(packet, inner=inner))
+        return found
+
+    def _meant(self, packet: Outer) -> Ip | None:
+        """The VIP that a packet is for which came as it is: by its address, or by its code point."""
+        if packet.destination in self.desired.key_of_ip:
+            return packet.destination
+        for name, ips in self.marked_at.items():
+            if packet.destination in ips:
+                return next((vip.ip for vip in self.coded.get(packet.code, ()) if self._by(vip, name, packet)), None)
+        return None
+
+    @staticmethod
+    def _by(vip: Vip, tunnel: str, packet: Outer) -> bool:
+        return tunnel in vip.tunnels and vip.ip.version == packet.version
+
+    @cached_property
+    def coded(self) -> Mapping[int, list[Vip]]:
+        """The VIPs of the file by the code point that stands for them."""
+        found: dict[int, list[Vip]] = {}
+        for vip in self.desired.vips.values():
+            if vip.dscp is not None:
+                found.setdefault(vip.dscp, []).append(vip)
         return found
 
     @cached_property
@@ -232,6 +280,10 @@ class Evidence:
     def sysctls_to_write(self) -> tuple[WriteSysctl, ...]:
         """Those that are other than they have to be."""
         return tuple(action for action in self.todo.actions if isinstance(action, WriteSysctl))
+
+
+def _counted(tunnel: str, sender: Network) -> tuple[str, str]:
+    return counted_in(tunnel, sender.prefixlen, sender.version), element(sender.network_address)
 
 
 def is_in(ip: Ip, networks: Collection[Network]) -> bool:

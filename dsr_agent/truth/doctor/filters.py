@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
 from dsr_agent.guard.reasons import Reason
-from dsr_agent.kernel.trace import ForeignDrop
+from dsr_agent.kernel.headers import FRAGMENT, OPTIONS
+from dsr_agent.kernel.trace import ForeignDrop, name_of_protocol
 from dsr_agent.state.actions import ChangeLink, DeleteLink, WriteGuard
 from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.why import Why
-from dsr_agent.truth.doctor.arriving import NAMES, fitting
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
+from dsr_agent.truth.doctor.fit import fitting
 from dsr_agent.truth.doctor.tunnel import APPLY
 from dsr_agent.truth.findings import said, suspect
 from dsr_agent.truth.probe import Way
@@ -67,9 +68,10 @@ def _inner(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         yield told.fault(Cause.GUARD_REFUSES_INNER, saw, remedy, seen, *counted)
     if astray:
         return
-    if evidence.guarded(Reason.PROTOCOL) and not evidence.outer:
+    other = any(evidence.guarded(reason) for reason in (Reason.PROTOCOL, Reason.GRE_HEADER, Reason.UDP_HEADER))
+    if other and not evidence.outer:
         saw = "a declared load balancer sends in a way that is not declared for it"
-        yield told.warning(Cause.GUARD_REFUSES_PROTOCOL, saw, "tcpdump -ni any ip proto 4 or ip proto 47", *counted)
+        yield told.warning(Cause.GUARD_REFUSES_PROTOCOL, saw, "tcpdump -nvi any not tcp and not icmp", *counted)
     if evidence.guarded(Reason.INNER_SOURCE) or evidence.guarded(Reason.SERVICE):
         saw = "requests are refused for what is inside: a source that no client has, or a service that is not declared"
         yield told.warning(Cause.GUARD_REFUSES_INNER, saw, "compare services of the VIPs with what is asked", *counted)
@@ -102,7 +104,7 @@ def card(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     drops = [drop for drop in evidence.drops or () if drop.target == local and _declared(drop, way)]
     if drops:
         first = drops[0]
-        yield told.fault(Cause.FIREWALL_DROPS, str(first), _let_pass(first, "ip saddr " + first.source), *_more(drops))
+        yield told.fault(Cause.FIREWALL_DROPS, str(first), _let_pass(first, first.source), *_more(drops))
     elif _swallowed(way, evidence):
         saw = f"what load balancers send reaches this host's card, and never comes out of {way.link.name}"
         yield told.fault(Cause.FIREWALL_UNTOLD, saw, _RULES, *_moved(way, evidence))
@@ -115,7 +117,7 @@ def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -
     arrived = sight is not None and sight.what is Seen.ARRIVED
     if drops:  # where the self-test comes through, others' packets may be dropped for a good reason
         make = told.warning if arrived else told.fault
-        yield make(Cause.FIREWALL_DROPS, str(drops[0]), _let_pass(drops[0], ""), *_more(drops))
+        yield make(Cause.FIREWALL_DROPS, str(drops[0]), _let_pass(drops[0]), *_more(drops))
     elif sight is not None and sight.what is Seen.LOST and suspect(sight) in _FIREWALL:
         evident = (*evidence.agent_drops, *_moved(way, evidence))
         yield told.fault(Cause.FIREWALL_UNTOLD, f"the self-test {said(sight)}", _RULES, *evident)
@@ -130,15 +132,18 @@ def firewall(tunnel: Tunnel, vip: Ip, sight: Sight | None, evidence: Evidence) -
 
 def _declared(drop: ForeignDrop, way: Way) -> bool:
     """Whether it dropped what the tunnel takes, from one of its balancers."""
-    names = [NAMES[protocol] for protocol in protocols_of(way.tunnel) if protocol in NAMES]
+    names = [name_of_protocol(protocol) for protocol in protocols_of(way.tunnel)]
+    if way.tunnel.version == 6:  # the first of the headers is all that is told
+        names += [name_of_protocol(protocol) for protocol in (*OPTIONS, FRAGMENT)]
     if not any(drop.packet.startswith(f"{name} ") for name in names):
         return False
     return not way.tunnel.load_balancers or is_in(ip_address(drop.source), way.tunnel.load_balancers)
 
 
-def _let_pass(drop: ForeignDrop, sender: str) -> str:
-    what = f"{'ip6' if ':' in drop.target else 'ip'} daddr {drop.target} accept"
-    return f"nft insert rule {drop.family} {drop.table} {drop.chain} {' '.join(filter(None, (sender, what)))}"
+def _let_pass(drop: ForeignDrop, sender: str = "") -> str:
+    ip = "ip6" if ":" in drop.target else "ip"
+    source = f"{ip} saddr {sender} " if sender else ""
+    return f"nft insert rule {drop.family} {drop.table} {drop.chain} {source}{ip} daddr {drop.target} accept"
 
 
 def _more(drops: Iterable[ForeignDrop]) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dsr_agent.state.model import Tunnel
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
+from dsr_agent.truth.doctor.fit import fitting
 from dsr_agent.truth.probe import Way
 from dsr_agent.tunnels import carrier
 
 _TCP_AND_IP = {4: 40, 6: 60}
-_FRAGMENTS = ("IpReasmFails", "IpReasmTimeout")
+_FRAGMENTS = ("IpReasmFails", "IpReasmTimeout", "Ip6ReasmFails", "Ip6ReasmTimeout")
+_MOST = 200  # bytes; who has more around a packet has cut it, or put several into one
 
 
 def mtu(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
@@ -23,7 +25,7 @@ def mtu(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         yield unknown(Stage.MTU, "the link that its packets arrive on is not known", tunnel.name)
         return
     told = Told(Stage.MTU, tunnel.name)
-    overhead = carrier(tunnel).overhead(tunnel)
+    overhead = _overhead(way, evidence)
     path, narrowed = _path(way, card.mtu, evidence)
     cut = sum(packet.fragment and packet.destination == local for packet in evidence.outer)
     lost = evidence.moved(*_FRAGMENTS)
@@ -33,13 +35,29 @@ def mtu(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         remedy = f"raise the MTU between balancer and server to {card.mtu + overhead}, or let fragments pass there"
         yield told.fault(Cause.MTU_BLACK_HOLE, saw, remedy, f"{cut} fragments captured", *lost)
     elif too_large := _too_large(path - overhead, evidence):
-        yield told.warning(Cause.MTU_BLACK_HOLE, f"{too_large}; {room}{narrowed}", 'write mss = "auto" in [guard]')
+        yield told.warning(Cause.MTU_BLACK_HOLE, f"{too_large}; {room}{narrowed}", _remedy(path - overhead, evidence))
     elif evidence.desired.guard is None or evidence.desired.guard.mss == 0:
         what = "nobody tells clients of smaller segments, so uploads depend on ICMP reaching them"
         yield unknown(Stage.MTU, f"{room}{narrowed}; {what}", tunnel.name)
     else:
         pieces = [f"{cut} fragments captured"] if cut else []
         yield ok(Stage.MTU, f"{room}{narrowed}", *pieces, *lost, tunnel=tunnel.name)
+
+
+def _overhead(way: Way, evidence: Evidence) -> int:
+    """What stands around a packet: as the file says, or more if more is seen (an encapsulation limit, say)."""
+    requests = [packet for packet in fitting(way, evidence) if evidence.meant_for(packet, way.tunnel)]
+    seen = [packet.overhead for packet in requests if packet.overhead and packet.overhead <= _MOST]
+    return max([carrier(way.tunnel).overhead(way.tunnel), *seen])
+
+
+def _remedy(room: int, evidence: Evidence) -> str:
+    """What is told by itself goes by the card and by what is declared; what is known beside that has to be written."""
+    guard = evidence.desired.guard
+    if guard is not None and guard.mss is None:
+        fits = room - max(_TCP_AND_IP[version] for version in evidence.desired.ip_versions)
+        return f"write mss = {fits} in [guard]"
+    return 'write mss = "auto" in [guard]'
 
 
 def _path(way: Way, width: int, evidence: Evidence) -> tuple[int, str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsr_agent.state.actions import AddAddress
-from dsr_agent.state.errors import DsrError, Unsupported
+from dsr_agent.state.errors import Foreign, Unsupported
 from dsr_agent.state.marks import FALLBACK_DEVICES, owns_link
-from dsr_agent.state.model import MODULE_OF_KIND, Link, LinkKey, Tunnel, TunnelKey, Vip
+from dsr_agent.state.model import MODULE_OF_KIND, Key, Link, LinkKey, Tunnel, TunnelKey, Vip
+from dsr_agent.state.outer import MODULE_OF_PORTS
 from dsr_agent.state.probe import Seen
+from dsr_agent.state.why import Why
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
 from dsr_agent.truth.findings import said, suspect
@@ -17,33 +19,37 @@ from dsr_agent.tunnels import carrier
 
 APPLY = "dsr-agent apply"
 
-# What the kernel counts when no link takes a wrapped packet (facts B2).
-_UNTAKEN = ("IpInUnknownProtos", "IcmpOutDestUnreachs", "IcmpMsgOutType3")
+# What the kernel counts when no link takes a wrapped packet (facts B2), and when nobody has a UDP port.
+_UNTAKEN = ("IpInUnknownProtos", "Ip6InUnknownProtos", "IcmpOutDestUnreachs", "IcmpMsgOutType3", "Icmp6OutDestUnreachs")
+# Over IPv6 nobody but a tunnel's port takes datagrams without a checksum, so those count as wrong ones.
+_NO_PORT = ("UdpNoPorts", "Udp6NoPorts", "Udp6InCsumErrors", *_UNTAKEN)
 
 
 def module(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
-    """Whether the kernel has such links at all."""
-    way = evidence.ways.get(tunnel.name)
-    told, kind = Told(Stage.MODULE, tunnel.name), way.link.kind if way else carrier(tunnel).kinds[0]
-    name = MODULE_OF_KIND.get(kind, kind)
-    observed = evidence.observed
-    if name in observed.modules or any(link.kind == kind for link in observed.links.values()):
-        yield ok(Stage.MODULE, f"{name} is there", tunnel=tunnel.name)
-        return
-    error = observed.obstacles.get(name) or _refused(evidence, tunnel)
+    """Whether the kernel has such links at all, and can take packets out of UDP where they come in it."""
+    way, observed = evidence.ways.get(tunnel.name), evidence.observed
+    kind = way.link.kind if way else carrier(tunnel).kinds[0]
+    link = way.link.key if way else LinkKey(tunnel.name)
+    there = any(each.kind == kind for each in observed.links.values())
+    yield _module(MODULE_OF_KIND.get(kind, kind), tunnel, link, there, evidence)
+    if tunnel.port is not None:
+        port = way.port if way and way.port else link
+        yield _module(MODULE_OF_PORTS, tunnel, port, bool(observed.ports), evidence)
+
+
+def _module(name: str, tunnel: Tunnel, need: Key, there: bool, evidence: Evidence) -> Finding:
+    """*there*: what it brings is; *need*: what a look at the host has said something about that it was to bring."""
+    told = Told(Stage.MODULE, tunnel.name)
+    if there or name in evidence.observed.modules:
+        return ok(Stage.MODULE, f"{name} is there", tunnel=tunnel.name)
+    refused = (error for error in evidence.problems.get(need, ()) if isinstance(error, Unsupported))
+    error = evidence.observed.obstacles.get(name) or next(refused, None)
     moved = evidence.moved(*_UNTAKEN)
     if error is None:
-        yield told.fault(Cause.MODULE_MISSING, f"module {name} is not loaded", f"modprobe {name}", *moved)
-        return
+        return told.fault(Cause.MODULE_MISSING, f"module {name} is not loaded", f"modprobe {name}", *moved)
     forbidden = "blacklisted" in error.problem or "modules_disabled" in error.problem
     cause = Cause.MODULE_FORBIDDEN if forbidden else Cause.MODULE_MISSING
-    yield told.fault(cause, error.problem, error.remedy, *moved)
-
-
-def _refused(evidence: Evidence, tunnel: Tunnel) -> DsrError | None:
-    """What a look at the host has already said about the tunnel's link."""
-    errors = evidence.problems.get(LinkKey(tunnel.name), ())
-    return next((error for error in errors if isinstance(error, Unsupported)), None)
+    return told.fault(cause, error.problem, error.remedy, *moved)
 
 
 # --- the local address ------------------------------------------------------------------------------------------------
@@ -87,7 +93,8 @@ def link(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
     if not any(fault.blocks for fault in faults):
         received = evidence.received(way.link.name)
         counted = f"{way.link.name} rx_packets +{received.packets} in {evidence.seconds:.0f} s"
-        yield ok(Stage.TUNNEL, f"{found}", counted, tunnel=tunnel.name)
+        port = f", and packets are taken out of {way.port}" if way.port else ""
+        yield ok(Stage.TUNNEL, f"{found}{port}", counted, tunnel=tunnel.name)
 
 
 def _faults(way: Way, found: Link | None, evidence: Evidence) -> Iterator[Finding]:
@@ -103,15 +110,40 @@ def _faults(way: Way, found: Link | None, evidence: Evidence) -> Iterator[Findin
         remedies = [error.remedy for error in errors if error.remedy]
         yield told.fault(Cause.TUNNEL_MISSING, saw, remedies[0] if remedies else APPLY, *moved)
     elif not _as_declared(found, way):
-        saw = errors[0].problem if errors else f"it is {found}; declared is {way.link.kind} {way.link.outer}"
+        saw = f"it is {found}{_mode(found, way)}; declared is {way.link.kind} {way.link.outer}"
+        saw = errors[0].problem if errors else saw
         yield told.fault(Cause.TUNNEL_OTHER, saw, errors[0].remedy if errors and errors[0].remedy else APPLY, *moved)
     elif lack:
         yield told.fault(Cause.TUNNEL_DOWN, f"{name} is down", f"ip link set {name} up", *moved)
     elif master := _in_vrf(way, evidence):
         saw = f"{name} belongs to VRF {master}, and VIPs that it is for do not"
         yield told.fault(Cause.TUNNEL_OTHER, saw, f"ip link set {name} nomaster")
+    elif closed := _closed(way, evidence):
+        yield closed
     elif not any(evidence.vrf_outside(vip, way.tunnel.name) for vip in _vips(way, evidence)):  # told of the way back
         yield from _tested(way, evidence)
+
+
+def _closed(way: Way, evidence: Evidence) -> Finding | None:
+    """Nobody takes the tunnel's packets out of UDP, or somebody else does, otherwise."""
+    told, port, moved = Told(Stage.TUNNEL, way.tunnel.name), way.port, evidence.moved(*_NO_PORT)
+    if port is None or any(there.serves(port) for there in evidence.observed.ports):
+        return None
+    for error in evidence.problems.get(port, ()):
+        if isinstance(error, Foreign):
+            return told.fault(Cause.PORT_TAKEN, error.problem, error.remedy, *moved)
+    if who := evidence.squatters.get(port):
+        remedy = f"ss -lnup sport = {port.number} says which; stop it, or write another port"
+        return told.fault(Cause.PORT_TAKEN, f"another program has {port} (a socket on {who})", remedy, *moved)
+    return told.fault(Cause.PORT_CLOSED, f"packets are not taken out of {port}", APPLY, *moved)
+
+
+def _mode(found: Link, way: Way) -> str:
+    """What is not seen in the link's words: which packets inside it takes, if that is what differs."""
+    mode, wanted = (outer.protocol if outer else 0 for outer in (found.outer, way.link.outer))
+    if found.kind != way.link.kind or mode in (0, wanted):
+        return ""
+    return f" and takes only IPv{4 if mode == 4 else 6} inside"
 
 
 def _as_declared(found: Link, way: Way) -> bool:
@@ -170,8 +202,8 @@ def _settings(way: Way, evidence: Evidence) -> Iterator[Finding]:
     if name not in evidence.observed.links:
         return
     for action in evidence.sysctls_to_write:
-        if action.link != name or action.sysctl.path.endswith("rp_filter"):
-            continue
+        if action.link != name or action.sysctl.path.endswith("rp_filter") or action.why is Why.NEW:
+            continue  # new ones are those of the link that is to take its place
         path = action.sysctl.path
         found = f"{path} is {evidence.sysctl(path)}"
         remedy = f"sysctl -w {path}={action.sysctl.value}"

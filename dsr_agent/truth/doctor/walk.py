@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from dsr_agent.state.model import Ip, Tunnel, Vip
 from dsr_agent.state.probe import Sight
-from dsr_agent.truth.doctor import agent, application, arriving, filters, mtu, reverse_path, tunnel, vip, way_back
+from dsr_agent.truth.doctor import (
+    agent,
+    application,
+    arriving,
+    bare,
+    filters,
+    mtu,
+    reverse_path,
+    tunnel,
+    vip,
+    way_back,
+)
 from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, skipped
 from dsr_agent.truth.doctor.evidence import Evidence
 
@@ -21,6 +32,7 @@ _OF_TUNNELS: tuple[Callable[[Tunnel, Evidence], Iterator[Finding]], ...] = (
     reverse_path.reverse_path,
     mtu.mtu,
 )
+_OF_BARE: tuple[Callable[[Tunnel, Evidence], Iterator[Finding]], ...] = (bare.rules, bare.local)
 
 # A fault at the first is why there is nothing to be said of the others.
 _FOLLOWS: Mapping[Stage, frozenset[Stage]] = {
@@ -80,7 +92,7 @@ def _rank(finding: Finding) -> tuple[bool, int]:
 
 
 def _of_tunnel(each: Tunnel, evidence: Evidence) -> Iterator[Finding]:
-    for look in _OF_TUNNELS:
+    for look in _OF_BARE if each.bare else _OF_TUNNELS:
         yield from look(each, evidence)
 
 
@@ -92,9 +104,13 @@ def _of_vip(
     found = [finding for name in names for finding in by_tunnel[name] if _concerns(finding, each)]
     found += vip.vip(each, sights, evidence)
     for name in names:
-        about = evidence.desired.tunnels[name], each.ip, sights.get(name), evidence
-        found += filters.firewall(*about)
-        if not any(known.blocks and known.stage is Stage.REVERSE_PATH for known in by_tunnel[name]):
+        way_in = evidence.desired.tunnels[name]
+        about = way_in, each.ip, sights.get(name), evidence
+        if way_in.bare:
+            found += bare.arriving(way_in, each, evidence)
+        if way_in.encapsulation != "l2":  # of which there is nothing to test
+            found += filters.firewall(*about)
+        if not way_in.bare and not any(known.blocks and known.stage is Stage.REVERSE_PATH for known in by_tunnel[name]):
             found += reverse_path.tested(*about)
     found += application.listener(each, evidence)
     found += application.answer(each, evidence)
