@@ -23,6 +23,7 @@ from dsr_agent import printing, printing_doctor
 from dsr_agent.command_line import parser
 from dsr_agent.config import Loaded, load
 from dsr_agent.kernel.host import Host
+from dsr_agent.kernel.netns import enter
 from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
 from dsr_agent.reconcile.plan import teardown
 from dsr_agent.service import daemon, notify, selftest
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _run(arguments: argparse.Namespace) -> int:
     read = _loader(arguments)
-    loaded = read()
+    loaded = _arrived(read())
     logging.basicConfig(handlers=[notify.log_handler(os.environ)])
     logging.getLogger("dsr_agent").setLevel(loaded.settings.agent.log_level.upper())
     instance = Instance()
@@ -88,7 +89,7 @@ async def _check(arguments: argparse.Namespace) -> int:
 
 
 async def _plan(arguments: argparse.Namespace) -> int:
-    loaded = _loader(arguments)()
+    loaded = _arrived(_loader(arguments)())
     holds = _holds(loaded, _says(loaded, running()))
     async with Host() as host:
         todo, _ = await plan_now(host, _without(loaded.desired, holds))
@@ -100,7 +101,7 @@ async def _plan(arguments: argparse.Namespace) -> int:
 
 
 async def _apply(arguments: argparse.Namespace) -> int:
-    loaded = _loader(arguments)()
+    loaded = _arrived(_loader(arguments)())
     holds = _holds(loaded, _says(loaded, running()))
     async with Host(hold=True) as host:  # so that the agent that comes after can own the guard as it is
         report = await apply_once(host, _without(loaded.desired, holds), SteadyClock())
@@ -115,7 +116,7 @@ async def _status(arguments: argparse.Namespace) -> int:
     from dsr_agent.service.web import client  # noqa: PLC0415  an HTTP client is for few verbs only
 
     try:
-        loaded = _loader(arguments)()
+        loaded = _arrived(_loader(arguments)())
     except ConfigError as error:  # what is in force then is what a running agent read before
         pid = running()
         return _refuse_status(arguments, error, pid, client.status(default_socket(os.environ), pid))
@@ -154,13 +155,13 @@ def _change(arguments: argparse.Namespace, asked: Mapping[str, Any]) -> int:
     """Have the running agent do what the verb says; a file that cannot be used does not stand in the way."""
     from dsr_agent.service.web import client  # noqa: PLC0415  an HTTP client is for few verbs only
 
+    try:
+        path = _arrived(_loader(arguments)()).settings.http.socket
+    except ConfigError:
+        path = None
     pid = running()
     if pid is None:
         return _fail(arguments, f"no dsr-agent runs here, so there is nobody to {arguments.verb}")
-    try:
-        path = _loader(arguments)().settings.http.socket
-    except ConfigError:
-        path = None
     try:
         answer = client.change(path or default_socket(os.environ), pid, arguments.verb, asked)
     except client.NotAskedError as error:
@@ -177,7 +178,7 @@ def _change(arguments: argparse.Namespace, asked: Mapping[str, Any]) -> int:
 
 
 async def _probe(arguments: argparse.Namespace) -> int:
-    loaded = _loader(arguments)()
+    loaded = _arrived(_loader(arguments)())
     named = _named(arguments, loaded)
     loaded = replace(loaded, desired=_without(loaded.desired, _holds(loaded, _says(loaded, running()))))
     async with Host() as host:
@@ -194,7 +195,7 @@ async def _doctor(arguments: argparse.Namespace) -> int:
     from dsr_agent.service import doctor  # noqa: PLC0415  all that it looks at is for this verb only
     from dsr_agent.truth.doctor.walk import diagnose  # noqa: PLC0415
 
-    loaded = _loader(arguments)()
+    loaded = _arrived(_loader(arguments)())
     named = _named(arguments, loaded) or list(loaded.desired.vips)
     loaded = replace(loaded, desired=_without(loaded.desired, _holds(loaded, _says(loaded, running()))))
     async with Host() as host:
@@ -208,6 +209,11 @@ async def _doctor(arguments: argparse.Namespace) -> int:
 
 
 async def _teardown(arguments: argparse.Namespace) -> int:
+    if arguments.config.exists():  # it is not needed, but for where to go
+        try:
+            _arrived(_loader(arguments)())
+        except ConfigError:
+            print(f"dsr-agent: {arguments.config} cannot be used: teardown is of where it was called", file=sys.stderr)
     if (pid := running()) is not None:
         return _fail(arguments, f"dsr-agent runs here (process {pid}) and would put all back; stop it first")
     async with Host() as host:
@@ -243,6 +249,12 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
 def _loader(arguments: argparse.Namespace) -> Callable[[], Loaded]:
     """Reads the file that the arguments name."""
     return lambda: load(arguments.config, environ=os.environ)
+
+
+def _arrived(loaded: Loaded) -> Loaded:
+    """*loaded*, once this process is in the network namespace that it names. Raises `DsrError`."""
+    enter(loaded.settings.agent.netns)
+    return loaded
 
 
 def _named(arguments: argparse.Namespace, loaded: Loaded) -> list[AddressKey]:

@@ -79,6 +79,8 @@ class AgentSettings(Section):
     ] = "info"
     arp: Annotated[Literal["auto", "ignore"], BeforeValidator(values.one_of(values.ARP_POLICIES))] = "auto"
     """``auto`` keeps the host from answering ARP for VIPs on segments it shares; ``ignore`` leaves it alone."""
+    netns: Annotated[str, BeforeValidator(values.netns)] | None = None
+    """The network namespace to work in; `None` is the one it is started in."""
 
 
 class HttpSettings(Section):

@@ -187,6 +187,20 @@ def tunnel_name(value: object) -> str:
     return name
 
 
+def netns(value: object) -> str:
+    """A network namespace, by the name that ``ip netns`` gave it or by its file."""
+    text = text_of(value, 'write the name of a network namespace, e.g. "blue"')
+    why = ""
+    if text.startswith("/"):
+        why = "which is no path of a file" if text.endswith("/") or not text.isprintable() else ""
+    elif not text or text in (".", "..") or "/" in text or not text.isprintable() or len(text.encode()) > 255:
+        why = "which ip netns could not name so"
+    if why:
+        wanted = "write the name of a network namespace (ip netns list), or the path of its file from the root"
+        raise Refused(f"found {show(text)}, {why}: {wanted}")
+    return text
+
+
 def vrf(value: object) -> str:
     """The name of a VRF, which is that of its interface."""
     name = text_of(value, 'write the name of a VRF, e.g. "blue"')

@@ -167,6 +167,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             fresh = self._load()
+            _stays(self._loaded, fresh)
         except ConfigError as error:
             for refusal in error.refusals:
                 log.error("%s", refusal, extra=carrying(Kind.REFUSED))
@@ -201,6 +202,16 @@ class Daemon:
         beat = min(self._notifier.beat or _BEAT, _BEAT)
         self._board.patience = max(_PATIENCE * beat, 15.0)
         return Rhythm(poll=agent.poll_interval, resync=agent.resync_interval, beat=beat)
+
+
+def _stays(before: Loaded, fresh: Loaded) -> None:
+    """Refuse a file that names another network namespace: everything this process has open is in this one."""
+    here, there = before.settings.agent.netns, fresh.settings.agent.netns
+    if here != there:
+        found, was = (f'netns = "{netns}"' if netns else "no netns" for netns in (there, here))
+        remedy = "systemctl restart dsr-agent, or write it as it was"
+        text = f"found {found}, and the agent was started with {was}: {remedy}"
+        raise ConfigError((f"{fresh.files[0]}: agent.netns: {text}",))
 
 
 def _beat(loaded: Loaded) -> Beat:
