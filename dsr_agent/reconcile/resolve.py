@@ -21,10 +21,10 @@ from dsr_agent.state.marks import (
     ADOPTED_ALIAS,
     ALIAS,
     LINK_GROUP,
-    LONGEST_NAME,
     label_for,
     owns_address,
     owns_link,
+    stand_in_name,
 )
 from dsr_agent.state.model import (
     Address,
@@ -48,9 +48,6 @@ from dsr_agent.tunnels import carrier
 TUNNEL_ADDRESS = IPv4Address("192.0.0.8")
 
 SCOPE_HOST = 254
-
-# What a link of ours is called while it replaces another one; never longer than the kernel's 15 characters.
-_STAND_IN, _OTHER_STAND_IN = ".new", ".alt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +285,6 @@ def _taken_by_others(outer: Outer, kind: str, observed: Observed) -> bool:
         and (link.outer.local, link.outer.remote) == (outer.local, None)
         for link in observed.links.values()
     )
-
-
-def stand_in_name(name: str) -> str:
-    """What the link that replaces *name* is called until it takes over the name."""
-    stand_in = name[: LONGEST_NAME - len(_STAND_IN)] + _STAND_IN
-    return stand_in if stand_in != name else name.removesuffix(_STAND_IN) + _OTHER_STAND_IN
 
 
 def tunnel_address(name: str) -> Address:
