@@ -80,6 +80,20 @@ def _not_ours(found: Link, wanted: Link) -> Foreign:
     )
 
 
+def _in_the_way(other: Link, wanted: Link) -> Foreign:
+    """*other* is somebody else's. The file has words for key and checksum, and none for what else may differ."""
+    assert other.outer
+    assert wanted.outer
+    here = str(other.outer)
+    if other.kind != "ipip" and other.outer.protocol == 4:  # what an ipip link has anyway
+        here += " inner protocol 4"
+    alike = replace(other.outer, key=wanted.outer.key, checksum=wanted.outer.checksum) == wanted.outer
+    return Foreign(
+        f"link {other.name} already takes these packets in another way ({here}, wanted {wanted.outer})",
+        f"remove it (ip link del {other.name})" + (", or describe it in the file as it is" if alike else ""),
+    )
+
+
 def _clear_the_way(item: Carried, links: dict[str, Link], steps: Steps) -> bool:
     """Have no other link take the packets that *item*'s is to take: ours goes first, and anybody else's is told."""
     wanted, means = item.link, carrier(item.tunnel)
@@ -92,11 +106,7 @@ def _clear_the_way(item: Carried, links: dict[str, Link], steps: Steps) -> bool:
         if not other.outer or not means.clashes(other.outer, wanted.outer):
             continue
         if not owns_link(other):
-            error = Foreign(
-                f"link {other.name} already takes these packets in another way ({other.outer}, wanted {wanted.outer})",
-                f"remove it (ip link del {other.name}), or describe it in the file as it is",
-            )
-            steps.problems.append(Problem(wanted.key, error))
+            steps.problems.append(Problem(wanted.key, _in_the_way(other, wanted)))
             return False
         steps.links.append(DeleteLink(other.name, Why.LEFT_OVER))
         del links[other.name]
