@@ -9,6 +9,7 @@ from dsr_agent.config.origins import Place
 from dsr_agent.config.settings import TunnelSettings, VipSettings
 from dsr_agent.config.values import AUTO
 from dsr_agent.config.wording import KeyPath, closest, show
+from dsr_agent.state.marks import stand_in_name
 from dsr_agent.state.model import BARE, Ip
 
 # An entry is None where it could not be read: it is refused on its own, and the others are still held together.
@@ -27,6 +28,7 @@ def disagreements(tunnels: Tunnels, vips: Vips, where: Where, names: Set[str] | 
     *names* are the tunnels that a VIP may refer to, or `None` where that cannot be known.
     """
     yield from _same_name(tunnels, where)
+    yield from _stand_ins(tunnels, where)
     yield from _same_key(tunnels, where)
     yield from _own_balancer(tunnels, where)
     yield from _same_vip(vips, where)
@@ -59,6 +61,15 @@ def _same_name(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
         yield place, f'{count} tunnels are named "{name}" ({listed}): give one of them another name = "..."'
 
 
+def _stand_ins(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
+    named = {stand_in_name(tunnel.name): index for index, tunnel in reversed(list(enumerate(tunnels))) if tunnel}
+    for index, tunnel in enumerate(tunnels):
+        if tunnel and (other := named.get(tunnel.name)) is not None:
+            place = where(("tunnel", index, "name"))
+            first = where(("tunnel", other)).seen_from(place)
+            yield place, f'found "{tunnel.name}", as the link is called that replaces another ({first}): write another'
+
+
 def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
     # Out of UDP all is alike, so it is the port that tells GUE and FOU apart.
     kinds = ((i, t, "udp" if t.port else t.encapsulation) for i, t in enumerate(tunnels) if t)
@@ -69,18 +80,20 @@ def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
         if t.encapsulation not in BARE
     )
     for _, indices in _groups(keys):
-        first = tunnels[indices[0]]
-        assert first is not None
+        these = [tunnel for index in indices if (tunnel := tunnels[index])]
+        first = these[0]
         place, listed = _listed("tunnel", indices, where)
         more = f" and key {first.key}" if first.key is not None else f" and port {first.port}" if first.port else ""
         other = {"ipip": "another local", "gre": "another local or key"}.get(
             first.encapsulation, "another local or port"
         )
+        names = list(dict.fromkeys(tunnel.encapsulation for tunnel in these))
+        one = "write one [[tunnel]] with the load balancers of all of them, or " if len(names) == 1 else ""
         yield (
             place,
             (
-                f'the kernel can hold only one {first.encapsulation} tunnel with local "{first.local}"{more} '
-                f"({listed}): write one [[tunnel]] with the load balancers of all of them, or give one of them {other}"
+                f'the kernel can hold only one {" or ".join(names)} tunnel with local "{first.local}"{more} '
+                f"({listed}): {one}give one of them {other}"
             ),
         )
 

@@ -36,6 +36,7 @@ def doubts(settings: Settings, origins: Origins) -> Iterator[str]:
     if any(tunnel.encapsulation not in BARE for tunnel in settings.tunnel) and not settings.guard.enabled:
         place = origins.place(("guard", "enabled"), lines=False)
         yield f"{place}: false: whoever can reach this host may send through its tunnels, under any client's address"
+    yield from _never_marked(settings, origins)
     alone = [vip for vip in settings.vip if not (settings.tunnel if vip.tunnels is None else vip.tunnels)]
     if alone:
         yield f"{_counted(alone)} no tunnel: requests must reach this host some other way"
@@ -50,6 +51,20 @@ def doubts(settings: Settings, origins: Origins) -> Iterator[str]:
             place = origins.place(("check", index), lines=False)
             what = f'no VIP declares "{check.service}"' if check.service else "there is no VIP"
             yield f"{place}: {what}, so nothing is checked: write it into the services of a [[vip]], or give vips here"
+
+
+def _never_marked(settings: Settings, origins: Origins) -> Iterator[str]:
+    """A tunnel that looks for code points, and VIPs none of which is known by one."""
+    meant = {name for vip in settings.vip if vip.dscp is not None for name in _tunnels_of(vip, settings)}
+    for index, tunnel in enumerate(settings.tunnel):
+        if tunnel.encapsulation == "dscp" and settings.vip and tunnel.name not in meant:
+            place = origins.place(("tunnel", index), lines=False)
+            why = f"no VIP of {tunnel.name} has a code point, so nothing comes by it"
+            yield f"{place}: {why}: write dscp = 7 in a [[vip]]"
+
+
+def _tunnels_of(vip: VipSettings, settings: Settings) -> tuple[str, ...]:
+    return tuple(tunnel.name for tunnel in settings.tunnel) if vip.tunnels is None else vip.tunnels
 
 
 def _counted(vips: list[VipSettings]) -> str:

@@ -207,6 +207,8 @@ class TunnelSettings(Section):
         if info.data.get("encapsulation") == "l2" and not isinstance(value, str):
             wanted = 'write the name of the interface on the segment, or local = "auto" for all of them'
             raise Refused(f'found "{value}", and l2 packets are sent to no address of this host: {wanted}')
+        if info.data.get("encapsulation") == "l2" and value == "lo":
+            raise Refused('found "lo", which is on no segment: write the name of the interface, or local = "auto"')
         return value
 
     @field_validator("local", mode="after")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dsr_agent.reconcile.bare import over_segments
-from dsr_agent.reconcile.resolve import stand_in_name
 from dsr_agent.state.local import LocalOf
-from dsr_agent.state.marks import FALLBACK_DEVICES
+from dsr_agent.state.marks import FALLBACK_DEVICES, stand_in_name
 from dsr_agent.state.model import EVERYTHING, GUARD, ROUTES, AddressKey, Changes, Desired, LinkKey, Scope, SysctlKey
 
 

@@ -7,10 +7,10 @@ have both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from dsr_agent.reconcile.resolve import Carried, Wanted, stand_in_name, tunnel_address
+from dsr_agent.reconcile.resolve import Carried, Wanted, tunnel_address
 from dsr_agent.reconcile.silence import satisfied
 from dsr_agent.reconcile.steps import Steps, differs
 from dsr_agent.state.actions import (
@@ -29,8 +29,8 @@ from dsr_agent.state.actions import (
     WriteSysctl,
 )
 from dsr_agent.state.errors import Foreign
-from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import Link, Observed
+from dsr_agent.state.marks import owns_link, stand_in_name
+from dsr_agent.state.model import Link, LinkKey, Observed
 from dsr_agent.state.outer import MODULE_OF_KIND
 from dsr_agent.state.why import Why
 from dsr_agent.tunnels import carrier
@@ -39,7 +39,8 @@ from dsr_agent.tunnels import carrier
 def plan_links(wanted: Wanted, observed: Observed, steps: Steps) -> None:
     steps.problems += wanted.problems
     links = dict(observed.links)  # as they will be after the steps so far
-    settled = [item.link.name for item in wanted.links if _plan_link(item, links, observed, steps)]
+    given = _give_names(wanted, links, observed, steps)
+    settled = [i.link.name for i in wanted.links if i.link.name not in given and _plan_link(i, links, observed, steps)]
     for name in settled:  # the address first: without it, rp_filter = 2 drops all that a link which is up carries
         steps.links += _address_steps(name, observed)
     for name, sysctl in wanted.sysctls:
@@ -57,7 +58,7 @@ def _plan_link(item: Carried, links: dict[str, Link], observed: Observed, steps:
     assert wanted.outer is not None
     found = links.get(wanted.name)
     if found is None:
-        if not _take_misnamed(item, links, observed, steps) and _clear_the_way(item, links, steps):
+        if _clear_the_way(item, links, steps):
             _make(wanted, item, links, observed, steps, why=Why.MISSING)
         return False
     same = found.kind == wanted.kind and found.outer is not None and means.same(found.outer, wanted.outer)
@@ -92,43 +93,89 @@ def _belongs_elsewhere(found: Link, wanted: Link) -> Foreign:
     return Foreign(text, f'write vrf = "{found.master}" if that is a VRF, or ip link set {found.name} nomaster')
 
 
+def _in_the_way(other: Link, wanted: Link) -> Foreign:
+    """*other* is somebody else's. The file has words for key and checksum, and none for what else may differ."""
+    assert other.outer
+    assert wanted.outer
+    here = str(other.outer)
+    if other.kind != "ipip" and other.outer.protocol == 4:  # what an ipip link has anyway
+        here += " inner protocol 4"
+    alike = replace(other.outer, key=wanted.outer.key, checksum=wanted.outer.checksum) == wanted.outer
+    return Foreign(
+        f"link {other.name} already takes these packets in another way ({here}, wanted {wanted.outer})",
+        f"remove it (ip link del {other.name})" + (", or describe it in the file as it is" if alike else ""),
+    )
+
+
 def _clear_the_way(item: Carried, links: dict[str, Link], steps: Steps) -> bool:
     """Have no other link take the packets that *item*'s is to take: ours goes first, and anybody else's is told."""
     wanted, means = item.link, carrier(item.tunnel)
     assert wanted.outer is not None
-    stand_in = stand_in_name(wanted.name) if wanted.name in links else ""
     for other in list(links.values()):
         if other.kind not in means.kinds or other.name == wanted.name:
             continue
         if other.kind != wanted.kind and (owns_link(other) or other.kind != "ipip"):
             continue  # the kernel can have both, and ours goes once the new one is there; an ipip link comes first
-        if other.name == stand_in and owns_link(other):
-            continue  # half made to take the place of this one
         if not other.outer or not means.clashes(other.outer, wanted.outer):
             continue
         if not owns_link(other):
-            error = Foreign(
-                f"link {other.name} already takes these packets in another way ({other.outer}, wanted {wanted.outer})",
-                f"remove it (ip link del {other.name}), or describe it in the file as it is",
-            )
-            steps.problems.append(Problem(wanted.key, error))
+            steps.problems.append(Problem(wanted.key, _in_the_way(other, wanted)))
             return False
         steps.links.append(DeleteLink(other.name, Why.LEFT_OVER))
         del links[other.name]
     return True
 
 
-def _take_misnamed(item: Carried, links: dict[str, Link], observed: Observed, steps: Steps) -> bool:
-    """Whether a link of ours does the work under another name, and only has to get its name back."""
+def worker(item: Carried, links: Mapping[str, Link]) -> Link | None:
+    """The link of ours that takes exactly *item*'s packets, under whatever name; the right name comes first."""
     wanted, means = item.link, carrier(item.tunnel)
     assert wanted.outer is not None
-    for other in links.values():
-        if other.kind == wanted.kind and other.outer and owns_link(other) and means.same(other.outer, wanted.outer):
-            steps.links.append(RenameLink(other.name, wanted.name, Why.MISNAMED))
-            steps.links += _finish(other, wanted.name, item, observed, steps)
-            links[wanted.name] = links.pop(other.name)
-            return True
-    return False
+    ours = [link for link in links.values() if link.kind == wanted.kind and link.outer and owns_link(link)]
+    fit = [link for link in ours if link.outer and means.same(link.outer, wanted.outer)]
+    return next((link for link in fit if link.name == wanted.name), next(iter(fit), None))
+
+
+def _give_names(wanted: Wanted, links: dict[str, Link], observed: Observed, steps: Steps) -> frozenset[str]:
+    """
+    Have the links that do their work under another name get their own; returned are the names that are given.
+
+    Before anything is changed or deleted: tunnels that trade names in the file, or hand one on, lose no packet. A link
+    of ours that has such a name and does nothing that is wanted goes, once its successor is all that it should be.
+    """
+    found = {item.link.name: (item, worker(item, observed.links)) for item in wanted.links}
+    moves = {name: (item, link) for name, (item, link) in found.items() if link and link.name != name}
+    now = {name: link.name for name, (_, link) in moves.items()}  # where each is after the steps so far
+    given = set()
+    while now:
+        name = next((name for name in now if name not in links), None) or next(
+            (name for name in now if name not in now.values() and owns_link(links[name])), ""
+        )
+        if not name and not (name := _step_aside(now, links, steps)):
+            break
+        item, link = moves[name]
+        if name in links:
+            steps.links += _finish(link, now[name], item, observed, steps)
+            steps.links.append(DeleteLink(name, Why.REPLACED, (LinkKey(now[name]),)))
+            steps.links.append(RenameLink(now[name], name, Why.REPLACEMENT))
+        else:
+            steps.links.append(RenameLink(now[name], name, Why.MISNAMED))
+            steps.links += _finish(link, name, item, observed, steps)
+        del links[now.pop(name)]
+        links[name] = replace(link, name=name)
+        given.add(name)
+    return frozenset(given)
+
+
+def _step_aside(now: dict[str, str], links: dict[str, Link], steps: Steps) -> str:
+    """All names that are wanted are taken: have one of them become free, and say which; empty if none can."""
+    for name, current in now.items():
+        aside = stand_in_name(name)
+        if current in now and aside not in links:
+            steps.links.append(RenameLink(current, aside, Why.MISNAMED))
+            links[aside] = replace(links.pop(current), name=aside)
+            now[name] = aside
+            return current
+    return ""
 
 
 def _finish(found: Link, name: str, item: Carried, observed: Observed, steps: Steps) -> Iterator[Action]:
@@ -184,12 +231,9 @@ def _plan_change(item: Carried, found: Link, links: dict[str, Link], observed: O
     if successor and not owns_link(successor):
         steps.problems.append(Problem(wanted.key, _not_ours(successor, beside)))
         return False
-    if successor and successor.outer and means.same(successor.outer, wanted.outer):
-        steps.links += _finish(successor, beside.name, item, observed, steps)
-    else:
-        if successor:
-            steps.links.append(DeleteLink(beside.name, Why.LEFT_OVER))
-        _make(beside, item, links, observed, steps, why=Why.REPLACEMENT)
+    if successor:
+        steps.links.append(DeleteLink(beside.name, Why.LEFT_OVER))
+    _make(beside, item, links, observed, steps, why=Why.REPLACEMENT)
     steps.links.append(DeleteLink(found.name, Why.REPLACED, (beside.key,)))
     steps.links.append(RenameLink(beside.name, wanted.name, Why.REPLACEMENT))
     links[wanted.name] = links.pop(beside.name)

@@ -47,7 +47,8 @@ def _in_the_way(key: PortKey, observed: Observed) -> UdpPort | None:
 def _not_ours(port: UdpPort) -> Foreign:
     family = "-6 " if port.key.version == 6 else ""
     local = f" local {port.key.local}" if port.key.local else ""
+    words = " and the rest of what ip fou show has of it" if port.narrow else ""
     return Foreign(
-        f"somebody else has {port.key}, and it takes packets otherwise ({port})",
-        f"remove it (ip {family}fou del port {port.key.number}{local}), or write another port",
+        f"somebody else has {port.key}, and it takes packets otherwise ({port.form})",
+        f"remove it (ip {family}fou del port {port.key.number}{local}{words}), or write another port",
     )

@@ -14,11 +14,12 @@ from dsr_agent.guard.marked import Marked, Unwrapped, is_arrivals
 from dsr_agent.guard.outer import Entrance, counted_in, tunnel_counted_in
 from dsr_agent.guard.ruleset import Request, ruleset, unguarded
 from dsr_agent.guard.transaction import commands, removal
-from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, Wanted, stand_in_name
+from dsr_agent.reconcile.links import worker
+from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS, Wanted
 from dsr_agent.reconcile.vrfs import KIND as VRF
 from dsr_agent.state.actions import Action, HoldGuard, Problem, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import NotPermitted, Unsupported
-from dsr_agent.state.marks import owns_link
+from dsr_agent.state.marks import owns_link, stand_in_name
 from dsr_agent.state.model import GUARD, AddressKey, Desired, Ip, Link, Network, Observed, Tunnel, TunnelKey
 from dsr_agent.state.table import FilterSet, Table
 from dsr_agent.state.why import Why
@@ -79,7 +80,7 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     if desired.guard is None:
         return unguarded(_unwrapped(desired, wanted), vrfs=_vrfs(observed))
     entrances = (*_entrances(wanted, observed), *_going(wanted, observed))
-    links = tuple(_links(wanted))
+    links = tuple(_links(wanted, observed))
     mss = tuple(told_mss(desired, wanted, observed))
     in_vrfs = frozenset(name for name, tunnel in _carrying(wanted) if tunnel.vrf)
     places = _Places(links, wanted.own, in_vrfs, _vrfs(observed), _places(wanted))
@@ -126,10 +127,12 @@ def _table(of: _ById, entrances: tuple[Entrance, ...], places: _Places, mss: tup
     return ruleset(request)
 
 
-def _links(wanted: Wanted) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _links(wanted: Wanted, observed: Observed) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each tunnel's name, and the names that its link has or will have."""
     for item in wanted.carried:
-        yield item.tunnel.name, (item.link.name, stand_in_name(item.link.name))
+        there = worker(item, observed.links)  # perhaps by another name still
+        names = (item.link.name, stand_in_name(item.link.name), *([there.name] if there else []))
+        yield item.tunnel.name, tuple(dict.fromkeys(names))
     for name, tunnel in wanted.waiting:
         yield tunnel.name, (name,)
 

@@ -22,10 +22,10 @@ from dsr_agent.state.marks import (
     ADOPTED_ALIAS,
     ALIAS,
     LINK_GROUP,
-    LONGEST_NAME,
     label_for,
     owns_address,
     owns_link,
+    stand_in_name,
 )
 from dsr_agent.state.model import (
     Address,
@@ -42,16 +42,13 @@ from dsr_agent.state.model import (
 )
 from dsr_agent.state.outer import MODULE_OF_KIND, MODULE_OF_PORTS
 from dsr_agent.state.ports import PortKey
-from dsr_agent.tunnels import carrier
+from dsr_agent.tunnels import carrier, takes
 
 # Loose reverse-path filtering drops everything on a link without an IPv4 address (facts B2), so each tunnel carries
 # one: the dummy address of RFC 7600, of host scope, that nobody ever talks to or from.
 TUNNEL_ADDRESS = IPv4Address("192.0.0.8")
 
 SCOPE_HOST = 254
-
-# What a link of ours is called while it replaces another one; never longer than the kernel's 15 characters.
-_STAND_IN, _OTHER_STAND_IN = ".new", ".alt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +155,7 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
         asked = [] if EVERY_SEGMENT in bare.silent_on else _arp_links(desired, observed, theirs, locals_)
         for name in dict.fromkeys((*bare.silent_on, *asked)):
             sysctls += [(name, sysctl) for sysctl in arp_sysctls(name)]
+    problems += _ipv4_only(carried, desired, observed)
     return Wanted(
         tuple(carried),
         tuple(waiting),
@@ -241,7 +239,7 @@ def _kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple[str, .
 
     All IP in IP over IPv4 goes together, because tunnels may share a link: as soon as an IPv6 VIP is behind any of it,
     only that kind will do which takes both (``sit``). One that takes IPv4 alone stays otherwise, and is made only where
-    the other cannot be had.
+    the other cannot be had: then it is better than nothing (`_ipv4_only`).
     """
     kinds = carrier(tunnel).kinds
     if len(kinds) == 1:
@@ -250,9 +248,11 @@ def _kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple[str, .
     if not _has_ipv6(observed):
         return (ipv4_only,)
     alike = [other.name for other in desired.linked.values() if carrier(other).kinds == kinds]
-    if not desired.ipv6_tunnels.isdisjoint(alike):
-        return (both,)
-    return (ipv4_only,) if MODULE_OF_KIND[both] in observed.obstacles else kinds
+    ipv6 = not desired.ipv6_tunnels.isdisjoint(alike)
+    hopeless = {kind for kind in kinds if MODULE_OF_KIND[kind] in observed.obstacles}
+    if both in hopeless and not (ipv6 and ipv4_only in hopeless):
+        return (ipv4_only,)
+    return (both,) if ipv6 else kinds
 
 
 def _likely_kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple[str, ...]:
@@ -261,7 +261,18 @@ def _likely_kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple
     current = _current(tunnel, observed, ())
     if current and current.kind in kinds:
         return (current.kind,)
-    return kinds[:1] if MODULE_OF_KIND[kinds[0]] in observed.modules else kinds
+    return kinds[:1] if MODULE_OF_KIND[kinds[0]] in observed.modules else carrier(tunnel).kinds
+
+
+def _ipv4_only(carried: Iterable[Carried], desired: Desired, observed: Observed) -> Iterator[Problem]:
+    """The IPv6 VIPs that some tunnel cannot bring, because the kind of link that takes both cannot be had here."""
+    kinds = {item.tunnel.name: carrier(item.tunnel).kinds for item in carried if not takes(item.link, 6)}
+    if not kinds or not _has_ipv6(observed):
+        return
+    for key, vip in desired.vips.items():
+        name = next((name for name in vip.tunnels if key.ip.version == 6 and name in kinds), "")
+        if name and (why := observed.obstacles.get(MODULE_OF_KIND[kinds[name][0]])):
+            yield Problem(key, type(why)(f"{name} brings IPv4 VIPs only: {why.problem}", why.remedy))
 
 
 def _carry(tunnel: Tunnel, local: Ip, desired: Desired, observed: Observed, taken: Collection[str]) -> Link:
@@ -303,12 +314,6 @@ def _taken_by_others(outer: Outer, kind: str, observed: Observed) -> bool:
         and (link.outer.local, link.outer.remote) == (outer.local, None)
         for link in observed.links.values()
     )
-
-
-def stand_in_name(name: str) -> str:
-    """What the link that replaces *name* is called until it takes over the name."""
-    stand_in = name[: LONGEST_NAME - len(_STAND_IN)] + _STAND_IN
-    return stand_in if stand_in != name else name.removesuffix(_STAND_IN) + _OTHER_STAND_IN
 
 
 def tunnel_address(name: str) -> Address:

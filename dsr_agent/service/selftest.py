@@ -115,7 +115,11 @@ def _untried(desired: Desired, there: Ways, named: Collection[Ip]) -> list[tuple
             continue
         lacking = [name for name in vip.tunnels if not carries(there.get(name), vip.ip)]
         lacking = [name for name in lacking if desired.tunnels[name].encapsulation != "l2"]
-        found += [(vip.ip, name, "it has no local address yet") for name in lacking]
+        found += [(vip.ip, name, _why_untried(there.get(name))) for name in lacking]
         if not vip.tunnels:
             found.append((vip.ip, "any tunnel", "it has none"))
     return found
+
+
+def _why_untried(way: Way | MarkedWay | None) -> str:
+    return "its link takes IPv4 alone" if isinstance(way, Way) else "it has no local address yet"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from dsr_agent.reconcile.plan import plan
-from dsr_agent.reconcile.resolve import Wanted, resolve, stand_in_name
+from dsr_agent.reconcile.resolve import Wanted, resolve
 from dsr_agent.state.actions import Action, Plan, Problem
 from dsr_agent.state.local import LocalOf
-from dsr_agent.state.marks import owns_link
+from dsr_agent.state.marks import owns_link, stand_in_name
 from dsr_agent.state.model import (
     EVERYTHING,
     GUARD,

@@ -18,6 +18,7 @@ LINK_GROUP = 0xD5D5
 PROBE_MARK = 0xD5
 LABEL_SUFFIX = ":dsr"
 LONGEST_NAME = 15  # IFNAMSIZ - 1, for link names and address labels alike
+_STAND_IN, _OTHER_STAND_IN = ".new", ".alt"
 
 ALIAS = "dsr-agent: decapsulates for VIPs; removed by dsr-agent teardown"
 # A link that somebody else made, and that keeps its name: a link of ours under a wrong name is renamed.
@@ -35,6 +36,12 @@ def label_for(link: str) -> str:
     """The alias label of our IPv4 addresses on *link*; empty where it would not fit the kernel's 15 characters."""
     label = link + LABEL_SUFFIX
     return label if len(label) <= LONGEST_NAME else ""
+
+
+def stand_in_name(name: str) -> str:
+    """What the link that replaces *name* is called until it takes over the name."""
+    stand_in = name[: LONGEST_NAME - len(_STAND_IN)] + _STAND_IN
+    return stand_in if stand_in != name else name.removesuffix(_STAND_IN) + _OTHER_STAND_IN
 
 
 def owns_address(address: Address) -> bool:

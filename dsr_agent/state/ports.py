@@ -47,8 +47,13 @@ class UdpPort:
     ours: bool = True
 
     def __str__(self) -> str:
+        return f"{self.key} ({self.form})"
+
+    @property
+    def form(self) -> str:
+        """Which packets it takes, and how."""
         form = "gue" if self.gue else f"protocol {self.protocol}"
-        return f"{self.key} ({form}{', of one peer only' if self.narrow else ''})"
+        return f"{form}{', of one peer only' if self.narrow else ''}"
 
     def serves(self, wanted: PortKey) -> bool:
         """Whether everything that is sent to *wanted* is taken out of UDP here as it should be."""

@@ -17,7 +17,7 @@ from dsr_agent.state.model import Desired, Ip, Link, Tunnel
 from dsr_agent.state.ports import PortKey
 from dsr_agent.state.probe import ANYBODY, CLIENTS, PAYLOAD, Shot
 from dsr_agent.truth import packets
-from dsr_agent.tunnels import carrier
+from dsr_agent.tunnels import carrier, takes
 
 
 class Pair(NamedTuple):
@@ -64,7 +64,7 @@ def carries(way: Way | MarkedWay | None, vip: Ip) -> bool:
     """Whether a packet for *vip* can be sent that *way*."""
     if isinstance(way, MarkedWay):
         return vip.version in way.arrivals and vip in way.codes
-    return way is not None
+    return way is not None and takes(way.link, vip.version)
 
 
 def pairs(desired: Desired, ways: Ways, named: Collection[Ip] = ()) -> tuple[Pair, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from dsr_agent.state.model import Ip, Outer, Tunnel
+from dsr_agent.state.model import Ip, Link, Outer, Tunnel
 from dsr_agent.tunnels.fou import Fou
 from dsr_agent.tunnels.gre import Gre
 from dsr_agent.tunnels.gue import Gue
@@ -74,6 +74,11 @@ PROTOCOLS_OF_KIND: Mapping[str, tuple[int, ...]] = {
     "ip6gre": (47,),
 }
 """The IP protocols that a link of each kind takes."""
+
+
+def takes(link: Link, version: int) -> bool:
+    """Whether *link* takes packets with an IP packet of *version* inside."""
+    return link.kind != "ipip" or version == 4
 
 
 def carrier(tunnel: Tunnel) -> Carrier:

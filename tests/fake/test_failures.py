@@ -9,6 +9,8 @@ import pytest
 
 from dsr_agent import printing
 from dsr_agent.reconcile.loop import plan_now
+from dsr_agent.reconcile.resolve import resolve
+from dsr_agent.service.selftest import every_way
 from dsr_agent.service.status import Status
 from dsr_agent.state.actions import (
     Action,
@@ -26,6 +28,7 @@ from dsr_agent.state.actions import (
 )
 from dsr_agent.state.errors import NotPermitted, Transient, Unsupported
 from dsr_agent.state.report import Result
+from dsr_agent.truth.probe import pairs
 from tests.fake.story import FILE, HOST, IN_SYNC, Story, desired, sorted_lines
 
 # A host on which the first pass needs every verb there is.
@@ -191,6 +194,28 @@ async def test_a_module_that_cannot_be_had_is_named_before_anything_is_tried() -
         story.kernel.machine.loadable.add("sit")
         await story.seconds(300)
         assert story.log()[-1] == "INFO in sync again"
+
+
+async def test_ipv4_goes_on_where_the_link_for_both_cannot_be_had() -> None:
+    """One IPv6 VIP is behind IP in IP, and there is no ``sit``: it is not ready, all else is; until there is one."""
+    story = Story()
+    story.kernel.machine.loadable.discard("sit")
+    async with story:
+        assert "dsr-ipip ipip local 10.0.3.2 up ours" in story.host
+        assert story.log()[1:] == [
+            "ERROR VIP 2001:db8::10/128 on lo: dsr-ipip brings IPv4 VIPs only: the running kernel has no module sit: "
+            "install the package"
+        ]
+        todo, observed = await plan_now(story.kernel, desired(FILE))
+        assert not todo.actions
+        there = every_way(resolve(desired(FILE), observed), desired(FILE))
+        assert [str(pair) for pair in pairs(desired(FILE), there)] == ["VIP 192.0.2.10 by dsr-ipip"]
+
+        story.kernel.machine.loadable.add("sit")
+        await story.seconds(300)
+
+        assert story.log()[-1] == "INFO in sync again"
+        assert "dsr-ipip sit local 10.0.3.2 up ours" in story.host
 
 
 async def test_a_module_that_was_not_loaded_is_not_said_to_be() -> None:

@@ -66,6 +66,28 @@ async def test_also_where_the_old_link_was_adopted_under_its_own_name() -> None:
         await assert_that_none_is_lost(story, GRE_INSTEAD)
 
 
+async def test_a_vip_of_one_tunnel_is_reached_while_that_gets_another_name() -> None:
+    """Its requests are let out of the link by the name that this has at the moment, when two trade names, too."""
+    two = "[guard]\nrequired = true\n" + "".join(
+        f'[[tunnel]]\nname = "{name}"\nencapsulation = "gre"\nkey = {key}\nload_balancers = ["10.1.0.5"]\n'
+        for name, key in (("a", 1), ("b", 2))
+    )
+    bound = '[[vip]]\naddress = "192.0.2.10"\ntunnels = ["a"]\n'
+    traded = two.replace("key = 1", "key = 3").replace("key = 2", "key = 1").replace("key = 3", "key = 2")
+    for then in ((two + bound).replace('"a"', '"c"'), traded + bound.replace('"a"', '"b"')):
+        async with Story(two + bound) as story:
+            table, name = guard(story), "a"
+            story.passes()
+            await story.reload(then)
+            for step in [step for report in story.reports for step in done(report)]:
+                table = step.table if isinstance(step, WriteGuard) else table
+                name = step.to if isinstance(step, RenameLink) and step.name == name else name
+                assert judge(table, inner("198.51.100.1", "192.0.2.10", link=name)).accepted, step
+            assert table == guard(story)
+            assert name in then
+            assert not judge(table, inner("198.51.100.1", "192.0.2.10", link="b" if name == "a" else "a")).accepted
+
+
 async def test_a_balancer_more_and_one_less() -> None:
     """In place: the tunnel is left alone."""
     async with Story(GUARDED) as story:

@@ -10,9 +10,8 @@ from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.guard.sets import element
-from dsr_agent.reconcile.resolve import stand_in_name
 from dsr_agent.state.count import Count, Counted, Place
-from dsr_agent.state.marks import FALLBACK_DEVICES
+from dsr_agent.state.marks import FALLBACK_DEVICES, stand_in_name
 from dsr_agent.state.model import Desired, Observed
 
 Rows: TypeAlias = Mapping[tuple[str, ...], Count]

@@ -305,6 +305,20 @@ def test_a_tunnel_without_vips_is_nothing_to_warn_about(tmp_path: Path) -> None:
     assert loaded(tmp_path, TUNNEL).warnings == ()
 
 
+def test_a_tunnel_that_looks_for_code_points_and_vips_without_any_is_warned_about(tmp_path: Path) -> None:
+    marks = '[[tunnel]]\nencapsulation = "dscp"\n'
+    open_ = "clear DSCP at the edge"
+
+    found = [text for text in loaded(tmp_path, TUNNEL + marks + VIP).warnings if open_ not in text]
+
+    assert found == [
+        f"{tmp_path}/dsr-agent.toml: tunnel[1]: no VIP of dsr-dscp has a code point, so nothing comes by it: "
+        "write dscp = 7 in a [[vip]]"
+    ]
+    assert [text for text in loaded(tmp_path, TUNNEL + marks + VIP + "dscp = 7\n").warnings if open_ not in text] == []
+    assert [text for text in loaded(tmp_path, TUNNEL + marks).warnings if open_ not in text] == []
+
+
 # --- the example --------------------------------------------------------------------------------------------------
 
 

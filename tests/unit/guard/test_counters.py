@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from dsr_agent.guard.counters import Totals
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.selftest import COUNTED
-from dsr_agent.reconcile.resolve import stand_in_name
 from dsr_agent.service.metrics import guard
 from dsr_agent.state.count import Count
 from dsr_agent.state.local import LocalTowards
+from dsr_agent.state.marks import stand_in_name
 from dsr_agent.state.model import Desired, Link, Observed, Outer, Tunnel, Vip
 
 PLACE, OTHER = ("from-dsr-ipip", '"10.1.0.5"'), ("vips4", '"192.0.2.10"')
