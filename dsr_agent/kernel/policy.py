@@ -19,11 +19,9 @@ from typing import NamedTuple
 
 from dsr_agent.kernel.links import name_of
 from dsr_agent.kernel.netlink import (
-    RTM_GETLINK,
     RTM_GETNEIGH,
     RTM_GETROUTE,
     RTM_GETRULE,
-    RTM_NEWLINK,
     RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTM_NEWRULE,
@@ -35,7 +33,6 @@ from dsr_agent.kernel.netlink import (
 from dsr_agent.state.model import Ip, Network
 
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
-_IFINFOMSG = struct.Struct("=BxHiII")
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_TABLE, _RTAX_MTU = 1, 2, 4, 5, 8, 15, 2
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN = 1, 2, 3, 6, 10, 14
 _FRA_TABLE, _FRA_OIFNAME, _FRA_L3MDEV, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT, _FRA_DPORT = (
@@ -47,7 +44,6 @@ _FRA_TABLE, _FRA_OIFNAME, _FRA_L3MDEV, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT
     23,
     24,
 )
-_IFLA_IFNAME, _IFLA_MASTER = 3, 10
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, link, state, flags, type
 _NDA_DST, _NUD_INCOMPLETE, _NUD_FAILED = 1, 0x01, 0x20
 _FR_ACT_TO_TBL = 1
@@ -123,8 +119,8 @@ class Rule:
         return " ".join(words)
 
 
-def way(channel: Channel, source: Ip | None, destination: Ip, link: int = 0) -> Way:
-    """How a packet from *source* (None: from whichever the kernel would choose) to *destination* would go."""
+def way(channel: Channel, source: Ip | None, destination: Ip, vrf: str = "") -> Way:
+    """How a packet from *source* (None: whichever the kernel would choose) to *destination* would go in *vrf*."""
     family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
     width = destination.max_prefixlen
     body = _RTMSG.pack(family, width, width if source else 0, 0, 0, 0, 0, 0, 0) + attribute(
@@ -132,9 +128,9 @@ def way(channel: Channel, source: Ip | None, destination: Ip, link: int = 0) -> 
     )
     if source:
         body += attribute(_RTA_SRC, source.packed)
-    if link:
-        body += attribute(_RTA_OIF, struct.pack("=I", link))
     try:
+        if vrf:  # as if it were sent by the VRF's own link
+            body += attribute(_RTA_OIF, struct.pack("=I", socket.if_nametoindex(vrf)))
         answer = channel.ask(RTM_GETROUTE, body)
     except OSError as error:
         return Way(refused=os.strerror(error.errno or 0))
@@ -203,21 +199,6 @@ def _also(found: Mapping[int, bytes], tos: int) -> Iterator[str]:
         yield "l3mdev"
     names = ((_FRA_UID_RANGE, "a user"), (_FRA_IP_PROTO, "a protocol"), (_FRA_SPORT, "a port"), (_FRA_DPORT, "a port"))
     yield from (name for kind, name in names if kind in found)
-
-
-def masters(channel: Channel) -> dict[str, str]:
-    """Which link each link belongs to (a bridge, a bond, a VRF), for those that do."""
-    names: dict[int, str] = {}
-    of: dict[str, int] = {}
-    for message in channel.dump(RTM_GETLINK, _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-        if message.type != RTM_NEWLINK:
-            continue
-        found = dict(attributes(message.body, 16))
-        name = found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace")
-        names[_IFINFOMSG.unpack_from(message.body)[2]] = name
-        if _IFLA_MASTER in found:
-            of[name] = number(found[_IFLA_MASTER])
-    return {name: names[index] for name, index in of.items() if index in names}
 
 
 class Neighbour(NamedTuple):

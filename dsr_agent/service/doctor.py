@@ -194,22 +194,21 @@ def _asked(channel: Channel, evidence: Evidence) -> Evidence:
         seen = {packet.inner.source: None for packet in evidence.sent_to.get(vip.ip, ()) if packet.inner}
         asked = list(seen)[:_ASKED_ABOUT] or [ip for ip in [someone.get(vip.ip.version)] if ip]
         for ip in asked:
-            ways.setdefault(vip.ip, {})[ip] = policy.way(channel, vip.ip, ip)
+            ways.setdefault(vip.ip, {})[ip] = policy.way(channel, vip.ip, ip, vip.vrf)
             if ip not in ordinary:
-                ordinary[ip] = policy.way(channel, None, ip)
-    balancers = [
-        network.network_address
+                ordinary[ip] = policy.way(channel, None, ip, vip.vrf)
+    balancers = {
+        network.network_address: tunnel.vrf
         for tunnel in evidence.tunnels
         for network in tunnel.load_balancers
         if network.prefixlen == network.max_prefixlen
-    ]
+    }
     return replace(
         evidence,
         answers=ways,
         ordinary=ordinary,
-        to_balancers={ip: policy.way(channel, None, ip) for ip in balancers},
+        to_balancers={ip: policy.way(channel, None, ip, vrf) for ip, vrf in balancers.items()},
         rules=policy.rules(channel),
-        masters=policy.masters(channel),
     )
 
 

@@ -46,7 +46,6 @@ _AS_DECLARED = "the self-test sends as the file says, and the balancer does not"
 _SILENCE = "no packet at all may be no traffic"
 
 _VRF, _NO_VRF = in_vrf("eth0", DEFAULT, ON_CARD, DEFAULT6)
-_VRF_TUNNEL, _NO_VRF_TUNNEL = in_vrf("dsr-ipip")
 WAY_BACK = (
     Fault(
         "rule drops a VIP's answers",
@@ -65,7 +64,6 @@ WAY_BACK = (
         NOT_THE_WAY_BACK,
     ),
     Fault("card in a VRF", "way_back_vrf", _VRF, _NO_VRF, ALL),
-    Fault("tunnel in a VRF", "way_back_vrf vip_rule tunnel_other", _VRF_TUNNEL, _NO_VRF_TUNNEL, IPIP),
     Fault(
         "default route to nobody",
         "way_back_missing way_back_asymmetric",

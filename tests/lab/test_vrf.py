@@ -123,6 +123,20 @@ def test_the_self_test_arrives(agent: Agent) -> None:
     assert not lost, "\n".join(lost)
 
 
+def test_the_doctor_finds_nothing(agent: Agent) -> None:
+    """It asks the VRF's routes for the way back; and a link that is outside, it names."""
+    with Stream("192.0.2.10", PORT, 20) as stream:
+        stream.wait_answered(5)
+        said = agent.call("doctor", "192.0.2.10", "--seconds", "2")
+        assert said.returncode == 0, said.stdout
+        assert "way_back     ok" in said.stdout
+    agent.stop()
+    do("ip link set dsr-ipip nomaster")
+    said = agent.call("doctor", "192.0.2.10", "--seconds", "1")
+    agent.start()
+    assert (said.returncode, "to mend it: ip link set dsr-ipip master blue" in said.stdout) == (1, True), said.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "repaired", "address"),
     [

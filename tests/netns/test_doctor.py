@@ -18,7 +18,7 @@ import pytest
 from dsr_agent.kernel.capture import Capture, Captured
 from dsr_agent.kernel.capture_filter import Sought
 from dsr_agent.kernel.netlink import Channel
-from dsr_agent.kernel.policy import Neighbour, masters, rules, silent, way
+from dsr_agent.kernel.policy import Neighbour, rules, silent, way
 from dsr_agent.truth.packets import ip, ipv4, udp
 from tests.netns.agent import dsr_agent
 from tests.netns.filter import can, need_tables
@@ -294,7 +294,3 @@ class TestPolicy:
             "ip rule del pref 7",
             "ip -6 rule del pref 8",
         ]
-
-    def test_who_belongs_to_whom(self, channel: Channel) -> None:
-        sh("ip link add br0 type bridge", "ip link set segment master br0")
-        assert masters(channel) == {"segment": "br0"}

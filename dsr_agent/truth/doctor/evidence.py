@@ -83,7 +83,6 @@ class Evidence:
     ordinary: Mapping[Ip, Answer] = field(default_factory=dict)
     to_balancers: Mapping[Ip, Answer] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
-    masters: Mapping[str, str] = field(default_factory=dict)
     silent: frozenset[Neighbour] = frozenset()
     squatters: Mapping[PortKey, str] = field(default_factory=dict)
     drops: tuple[ForeignDrop, ...] | None = None
@@ -201,15 +200,16 @@ class Evidence:
         return any(sight.what is Seen.ARRIVED for _, sight in self.sights_of(tunnel))
 
     def vrf_outside(self, vip: Vip, tunnel: str) -> str:
-        """The VRF by which a tunnel's packets come in while the VIP is outside of it; empty if there is none."""
+        """The VRF by which a tunnel's packets come in while the VIP is in none; empty if there is none."""
         way = self.ways.get(tunnel)
-        master = self.masters.get(self.card_of(way.link.outer.local), "") if way and way.link.outer else ""
-        return master if self.is_vrf_without(vip, master) else ""
+        card = self.card_of(way.link.outer.local) if way and way.link.outer else ""
+        return "" if vip.vrf else self.vrf_of(card)
 
-    def is_vrf_without(self, vip: Vip, master: str) -> bool:
-        """Whether *master* is a VRF, and the VIP is not in it."""
-        link = self.observed.links.get(master)
-        return link is not None and link.kind == "vrf" and master not in (vip.device, self.masters.get(vip.device))
+    def vrf_of(self, name: str) -> str:
+        """The VRF that a link belongs to; empty for none."""
+        link = self.observed.links.get(name)
+        master = self.observed.links.get(link.master) if link else None
+        return master.name if master and master.kind == "vrf" else ""
 
     @cached_property
     def own(self) -> frozenset[Ip]:

@@ -115,9 +115,12 @@ def _faults(way: Way, found: Link | None, evidence: Evidence) -> Iterator[Findin
         yield told.fault(Cause.TUNNEL_OTHER, saw, errors[0].remedy if errors and errors[0].remedy else APPLY, *moved)
     elif lack:
         yield told.fault(Cause.TUNNEL_DOWN, f"{name} is down", f"ip link set {name} up", *moved)
-    elif master := _in_vrf(way, evidence):
-        saw = f"{name} belongs to VRF {master}, and VIPs that it is for do not"
-        yield told.fault(Cause.TUNNEL_OTHER, saw, f"ip link set {name} nomaster")
+    elif found.master != way.link.master:
+        is_, wanted = (f"to VRF {master}" if master else "to no VRF" for master in (found.master, way.link.master))
+        to = f"master {way.link.master}" if way.link.master else "nomaster"
+        yield told.fault(
+            Cause.TUNNEL_OTHER, f"{name} belongs {is_}, and has to belong {wanted}", f"ip link set {name} {to}"
+        )
     elif closed := _closed(way, evidence):
         yield closed
     elif not any(evidence.vrf_outside(vip, way.tunnel.name) for vip in _vips(way, evidence)):  # told of the way back
@@ -155,12 +158,6 @@ def _as_declared(found: Link, way: Way) -> bool:
 
 def _vips(way: Way, evidence: Evidence) -> list[Vip]:
     return [vip for vip in evidence.vips if way.tunnel.name in vip.tunnels]
-
-
-def _in_vrf(way: Way, evidence: Evidence) -> str:
-    """The VRF that somebody has put the link into, if a VIP is outside of it."""
-    master = evidence.masters.get(way.link.name, "")
-    return master if any(evidence.is_vrf_without(vip, master) for vip in _vips(way, evidence)) else ""
 
 
 def _masking(way: Way, evidence: Evidence) -> str:

@@ -75,7 +75,7 @@ def _unreachable(wanted: Vip, evidence: Evidence) -> Finding:
     if device and not device.up:
         saw = f"it is on {wanted.device}, which is down"
         return told.fault(Cause.VIP_ELSEWHERE, saw, f"ip link set {wanted.device} up", *moved)
-    local = f"local {wanted.ip} dev {wanted.device} table local"
+    local = f"local {wanted.ip} dev {wanted.device} " + (f"vrf {wanted.vrf}" if wanted.vrf else "table local")
     saw = f"the address is on {wanted.device}, and its local route is not there"
     return told.fault(Cause.VIP_MISSING, saw, f"ip {'-6 ' * (wanted.ip.version == 6)}route add {local}", *moved)
 

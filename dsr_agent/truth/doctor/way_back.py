@@ -28,12 +28,11 @@ def way_back(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     told = Told(Stage.WAY_BACK, vip=vip.ip)
     arrived = _arrived_by(vip, evidence)
     vrf = _vrf(vip, evidence)
-    if vrf and evidence.masters.get(answer.link) != vrf and answer.link != vrf:
-        yield _out_of(vip, vrf, f"answers to {client} go {answer}, outside of VRF {vrf}", evidence)
-    elif dead := next((each for each in asked.items() if _next_hop(*each) in evidence.silent), None):
+    if dead := next((each for each in asked.items() if _next_hop(*each) in evidence.silent), None):
         yield _to_nobody(vip, *dead, evidence)
     elif arrived and answer.link not in arrived:
         saw = f"requests come in by {', '.join(sorted(arrived))}, and answers to {client} go {answer}"
+        saw += f", outside of VRF {vrf}" if vrf else ""
         yield told.warning(
             Cause.WAY_BACK_ASYMMETRIC, saw, f"if that is not meant so: ip route get {client} from {vip.ip}"
         )
@@ -83,8 +82,7 @@ def _rule(vip: Vip, client: Ip, evidence: Evidence) -> Rule | None:
 
 def _out_of(vip: Vip, vrf: str, saw: str, evidence: Evidence) -> Finding:
     told = Told(Stage.WAY_BACK, vip=vip.ip)
-    six = "-6 " * (vip.ip.version == 6)
-    remedy = f"ip {six}rule add from {vip.ip} lookup TABLE (that of {vrf}: ip -d link show {vrf})"
+    remedy = f'write vrf = "{vrf}" in the [[tunnel]], and start the application in it (ip vrf exec {vrf})'
     return told.fault(Cause.WAY_BACK_VRF, saw, remedy, *evidence.moved(*_UNSENT))
 
 

@@ -147,11 +147,11 @@ def says(**words: Any) -> Evidence:
     return evidence(agent=Word(7, words))
 
 
-def vrf() -> Evidence:
-    """The card is in a VRF, and the VIP is not."""
-    red = Link("red", "vrf", up=True)
-    observed = host(file(), links=[red])
-    return evidence(None, observed, masters={"eth0": "red"}, answers={V4: {CLIENT: Way(refused="unreachable")}})
+def vrf(*links: Link) -> Evidence:
+    """The card, or what else is among *links*, is in a VRF, and the VIP is not."""
+    card = Link("eth0", up=True, answers_arp=True, mtu=1500, master="red")
+    observed = host(file(), links=[Link("red", "vrf", up=True), *(links or [card])])
+    return evidence(None, observed, answers={V4: {CLIENT: Way(refused="unreachable")}})
 
 
 def obstacle(text: str) -> Evidence:
@@ -258,7 +258,7 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
         Cause.TUNNEL_OTHER,
         Stage.TUNNEL,
         Result.FAULT,
-        lambda: replace(vrf(), masters={"dsr-gre": "red"}, sights=lost(tunnel=1), answers={}),
+        lambda: replace(vrf(replace(LINK, master="red")), sights=lost(tunnel=1), answers={}),
         "ip link set dsr-gre nomaster",
     ),
     (
@@ -451,13 +451,20 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
         ),
         "ip rule del pref 20",
     ),
-    (Cause.WAY_BACK_VRF, Stage.WAY_BACK, Result.FAULT, vrf, f"ip rule add from {V4} lookup TABLE"),
+    (Cause.WAY_BACK_VRF, Stage.WAY_BACK, Result.FAULT, vrf, 'write vrf = "red" in the [[tunnel]]'),
+    (
+        Cause.WAY_BACK_ASYMMETRIC,
+        Stage.WAY_BACK,
+        Result.WARNING,
+        lambda: replace(vrf(), answers={V4: {CLIENT: Way("eth1")}}, captured=sent(arriving()).captured),
+        f"ip route get {CLIENT} from {V4}",
+    ),
     (
         Cause.WAY_BACK_VRF,
         Stage.WAY_BACK,
         Result.FAULT,
         lambda: replace(vrf(), sights=lost("IcmpOutDestUnreachs"), ordinary={CLIENT: Way(refused="unreachable")}),
-        f"ip rule add from {V4} lookup TABLE",
+        'write vrf = "red" in the [[tunnel]]',
     ),
     (
         Cause.WAY_BACK_MISSING,
