@@ -3,7 +3,7 @@ What the guard costs: instructions for each decapsulated packet, in a Debian 13 
 
 ::
 
-    python -m tests.bench.guard [--json] [--only WORLD] [--rules FILE]...
+    python -m tests.bench.guard [--json] [--only WORLD | --kinds] [--rules FILE]...
 
 The counts are of one emulated processor, without caches and a network card: good for ratios, not for packets per
 second. They do not depend on how busy the host is, and repeat within a few instructions. Needs what the lab's lane
@@ -21,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.bench.guard_cases import KINDS
 from tests.lab.machine import lanes
 from tests.lab.machine.job import Job, LaneError
 
@@ -32,6 +33,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.guard", description=__doc__.split("::")[0])
     parser.add_argument("--json", action="store_true", help="print the table as JSON, at the end")
     parser.add_argument("--only", default="", metavar="WORLD", help="only worlds whose name contains this")
+    parser.add_argument(
+        "--kinds", dest="only", action="store_const", const=KINDS, help="only the table of all encapsulations"
+    )
     parser.add_argument("--rules", action="append", type=Path, default=[], metavar="FILE", help="measure these, too")
     parser.add_argument("--timeout", type=float, default=1800.0, metavar="S")
     return parser.parse_args()

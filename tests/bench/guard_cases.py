@@ -6,27 +6,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from tests.bench.guard_rules import Wanted, ruleset
-from tests.bench.guard_wire import GUE_PORT, Ip, addresses
+from tests.bench.guard_rules import Wanted, rewriting, ruleset
+from tests.bench.guard_wire import CODE, FOU_PORT, GUE_PORT, Ip, addresses
 
 LOCAL = {4: ip_address("10.0.3.2"), 6: ip_address("fd00:3::2")}
 CLIENT = {4: "192.0.2.1", 6: "2001:db8:c::1"}
 VIP = {4: "198.18.0.1", 6: "2001:db8:f::1"}
 BALANCER = {4: "10.2.0.1", 6: "fd00:2::1"}
 STRANGER = {4: ip_address("10.9.9.9"), 6: ip_address("fd00:9::9")}
-PROTOCOLS = {"plain": (4,), "ipip": (4,), "sit": (4, 41), "ip6tnl": (4, 41), "gre": (47,), "gue": (17,)}
+PROTOCOLS = {
+    "plain": (4,),
+    "dscp": (),
+    "ipip": (4,),
+    "sit": (4, 41),
+    "ip6tnl": (4, 41),
+    "gre": (47,),
+    "gue": (17,),
+    "fou": (17,),
+}
+PORTS = {"gue": GUE_PORT, "fou": FOU_PORT}
 KEY = 4242
+
+BARE, GUARDED, REFUSED = "no guard", "guard", "guard, wrong balancer"
+KINDS = "kinds"
+"""Asked for instead of a world's name: `kinds`."""
 
 
 @dataclass(frozen=True)
 class World:
-    """What there is: a tunnel of *kind*, *vips* on ``lo``; *key* is GRE's. Families of outer and inner."""
+    """What there is: a tunnel of *kind*, *vips* on ``lo``; *key* and *checksum* are GRE's. Families of the headers."""
 
     kind: str = "ipip"
     vips: int = 1
     key: int | None = None
     outer: int = 4
     inner: int = 4
+    checksum: bool = False
 
     @property
     def vip_addresses(self) -> list[Ip]:
@@ -38,8 +53,15 @@ class World:
         """For the table."""
         if self.kind == "plain":
             return f"no tunnel, IPv{self.inner}"
-        key = "" if self.key is None else " key"
-        return f"{self.kind}{key}, {self.inner} in {self.outer}, VIPs: {self.vips}"
+        if self.kind == "dscp":
+            return f"dscp, IPv{self.inner}"
+        more = " key" * (self.key is not None) + " checksum" * self.checksum
+        return f"{self.kind}{more}, {self.inner} in {self.outer}, VIPs: {self.vips}"
+
+    @property
+    def always(self) -> str:
+        """The rules without which nothing arrives, guard or not."""
+        return rewriting(wanted(self, 1)) if self.kind == "dscp" else ""
 
 
 @dataclass(frozen=True)
@@ -65,8 +87,10 @@ def wanted(world: World, balancers: int) -> Wanted:
     sources = [str(each) for each in addresses(BALANCER[world.outer], balancers)]
     vips = [str(vip) for vip in world.vip_addresses]
     own = [str(LOCAL[4]), str(LOCAL[6])]
-    port = GUE_PORT if world.kind == "gue" else None
-    return Wanted(PROTOCOLS[world.kind], str(LOCAL[world.outer]), sources, vips, own, world.key, port=port)
+    direct, code = world.kind == "fou", CODE if world.kind == "dscp" else None
+    at, port = str(LOCAL[world.outer]), PORTS.get(world.kind)
+    found = Wanted(PROTOCOLS[world.kind], at, sources, vips, own, world.key, port=port, direct=direct)
+    return replace(found, checksum=world.checksum, code=code)
 
 
 def sizes(world: World) -> list[Case]:
@@ -103,6 +127,28 @@ def _every_kind() -> list[World]:
     return [World(kind, outer=outer, inner=inner) for kind, outer, inner in kinds] + [
         World("gre", outer=6, inner=inner) for inner in (4, 6)
     ]
+
+
+def kinds() -> list[Case]:
+    """One VIP and one balancer by everything that the agent makes: without a guard, with it, and a stranger."""
+    worlds = [World("plain", inner=inner) for inner in (4, 6)]
+    worlds += [World("dscp", outer=version, inner=version) for version in (4, 6)]
+    worlds += [World("ipip"), *(World("sit", inner=inner) for inner in (4, 6))]
+    worlds += [World("ip6tnl", outer=6, inner=inner) for inner in (4, 6)]
+    worlds += [
+        World("gre", key=key, checksum=checksum) for key, checksum in ((None, False), (KEY, False), (None, True))
+    ]
+    worlds += [World("gre", outer=outer, inner=inner) for outer, inner in ((4, 6), (6, 4), (6, 6))]
+    worlds += [World(kind, outer=o, inner=i) for kind in ("gue", "fou") for o in (4, 6) for i in (4, 6)]
+    found = []
+    for world in worlds:
+        rules = wanted(world, 1)
+        if world.kind == "plain":  # as l2 is: a VIP that is sent to as it is
+            rules = replace(rules, protocols=(), plain=True)
+        found += [Case(world, BARE), Case(world, GUARDED, ruleset(rules))]
+        if rules.protocols:
+            found.append(Case(world, REFUSED, ruleset(rules), Traffic(wrong="balancer")))
+    return found
 
 
 def cases(given: Mapping[str, str]) -> list[Case]:

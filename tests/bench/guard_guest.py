@@ -22,9 +22,24 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-from tests.bench.guard_cases import BALANCER, CLIENT, LOCAL, STRANGER, Case, Traffic, World, cases
+from tests.bench.guard_cases import (
+    BALANCER,
+    BARE,
+    CLIENT,
+    GUARDED,
+    KINDS,
+    LOCAL,
+    PORTS,
+    REFUSED,
+    STRANGER,
+    Case,
+    Traffic,
+    World,
+    cases,
+    kinds,
+)
 from tests.bench.guard_rules import GROUP
-from tests.bench.guard_wire import GUE_PORT, PORT, Flow, Sender, addresses, inner, wrapped
+from tests.bench.guard_wire import CODE, PORT, Flow, Sender, addresses, inner, wrapped
 from tests.lab.spaces import inside, ip, ip_batch, run, udp_socket
 
 FLOWS = 64
@@ -59,6 +74,7 @@ class Row:
     receive: int
     ratio: float
     delivered: bool
+    inner: int
 
 
 def calibrate() -> None:
@@ -104,10 +120,10 @@ def packets(world: World, traffic: Traffic) -> list[bytes]:
         key += 1
     made = []
     for flow in flows(world, traffic):
-        packet = inner(flow)
+        packet = inner(flow, CODE if world.kind == "dscp" else 0)
         if traffic.wrong == "nested":
-            packet = wrapped(packet, flow, world.kind, key)
-        made.append(wrapped(packet, flow, world.kind, key))
+            packet = wrapped(packet, flow, world.kind, key, checksum=world.checksum)
+        made.append(wrapped(packet, flow, world.kind, key, checksum=world.checksum))
     return made
 
 
@@ -128,15 +144,16 @@ def built(world: World) -> Iterator[str]:
         ip("lb", "link set e0 up")
         ip("rs", "route add default via 10.0.3.1")
         ip("rs", "-6 route add default via fd00:3::1")
-        if world.kind != "plain":
-            key = "" if world.key is None else f" ikey {world.key}"
-            kind = {"gue": "sit"}.get(world.kind, world.kind)
+        if world.kind not in ("plain", "dscp"):
+            key = " icsum" * world.checksum + ("" if world.key is None else f" ikey {world.key}")
+            kind = {"gue": "sit", "fou": "sit"}.get(world.kind, world.kind)
             kind = kind if world.outer == 4 else {"gre": "ip6gre"}.get(kind, "ip6tnl")
             mode = " mode any" if kind in ("sit", "ip6tnl") else ""
             ip("rs", f"link add dsr0 group {GROUP} type {kind} local {LOCAL[world.outer]}{mode}{key}")
             ip("rs", "link set dsr0 up")
-            if world.kind == "gue":
-                ip("rs", f"{'-6 ' if world.outer == 6 else ''}fou add port {GUE_PORT} gue local {LOCAL[world.outer]}")
+            if port := PORTS.get(world.kind):  # the product's ports take what comes as either
+                run("modprobe", "-a", "fou", "fou6")
+                ip("rs", f"{'-6 ' if world.outer == 6 else ''}fou add port {port} gue local {LOCAL[world.outer]}")
         bits = 32 if world.inner == 4 else "128 nodad"
         ip_batch("rs", (f"addr add {vip}/{bits} dev lo" for vip in world.vip_addresses))
         yield json.loads(ip("rs", "-j link show e0"))[0]["address"]
@@ -159,6 +176,7 @@ class Bench:
         self.load(SENDER_ONLY)
         self._sending = self.count(Traffic()).total
         self.unload()
+        self.bare = self.under(world.always, Traffic()).receive
 
     def load(self, ruleset: str) -> None:
         """Give the receiver these rules."""
@@ -216,13 +234,26 @@ def measure(world: World, rows: Sequence[Case]) -> Iterator[Row]:
     """All cases of one world, which is built once."""
     with built(world) as mac:
         bench = Bench(world, mac)
-        bare = bench.count(Traffic()).receive
         for case in rows:
-            found = bench.under(case.rules, case.traffic)
+            found = bench.under(case.rules or world.always, case.traffic)
             if 0 < found.delivered < found.sent:
                 raise RuntimeError(f"{world}, {case.what}: {found.delivered} of {found.sent} packets came through")
-            yield Row(world.name, case.what, round(found.receive), round(found.receive / bare, 3), found.delivered > 0)
+            ratio = round(found.receive / bench.bare, 3)
+            yield Row(world.name, case.what, round(found.receive), ratio, found.delivered > 0, world.inner)
         bench.close()
+
+
+def by_kind(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each kind, as the README has them."""
+    plain = {row.inner: row.receive for row in rows if row.world.startswith("no tunnel") and row.what == BARE}
+    for world, group in groupby(rows, key=lambda row: row.world):
+        found = {row.what: row for row in group}
+        bare, guarded, stranger = (found.get(name) for name in (BARE, GUARDED, REFUSED))
+        assert bare
+        cells = [f"{bare.receive:,}", f"{bare.receive / plain[bare.inner]:.2f}"]
+        cells += [f"{guarded.receive:,} ({guarded.receive / bare.receive:.2f} times)" if guarded else ""]
+        cells += [f"{stranger.receive:,} ({stranger.ratio:.2f})" if stranger else ""]
+        yield f"| {world} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -230,7 +261,7 @@ def main() -> None:
     quiet, only, *files = sys.argv[1:]
     calibrate()
     given = {Path(name).name: Path(name).read_text() for name in files}
-    wanted = [case for case in cases(given) if only in case.world.name]
+    wanted = kinds() if only == KINDS else [case for case in cases(given) if only in case.world.name]
     found = []
     for world, rows in groupby(wanted, key=lambda case: case.world):
         for row in measure(world, list(rows)):
@@ -238,6 +269,8 @@ def main() -> None:
             if not quiet:
                 came = "" if row.delivered else "   (dropped)"
                 print(f"{row.world:<36} {row.what:<46} {row.receive:>6} {row.ratio:>7.3f}{came}", flush=True)
+    if only == KINDS:
+        print("\n" + "\n".join(by_kind(found)), flush=True)
     Path("out/guard.json").write_text(json.dumps([asdict(row) for row in found], indent=1))
 
 

@@ -15,8 +15,9 @@ Ip = IPv4Address | IPv6Address
 
 PORT = 5000
 PAYLOAD = bytes(32)
-GUE_PORT = 6080
-GRE_KEY = 0x20  # the flag in the first octet of the header that says a key follows
+GUE_PORT, FOU_PORT = 6080, 5555
+GRE_CHECKSUM, GRE_KEY = 0x80, 0x20  # the flags in the first octet of the header that say what follows
+CODE = 7
 _SOL_PACKET = 263
 _PACKET_QDISC_BYPASS = 20
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -39,40 +40,48 @@ def _sum(data: bytes) -> int:
     return 0xFFFF - ((total & 0xFFFF) + (total >> 16))
 
 
-def _header(source: Ip, target: Ip, protocol: int, length: int) -> bytes:
+def _header(source: Ip, target: Ip, protocol: int, length: int, tos: int = 0) -> bytes:
     if source.version == 6:
-        return struct.pack("!IHBB", 0x60000000, length, protocol, 64) + source.packed + target.packed
-    plain = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64, protocol, 0) + source.packed + target.packed
+        return struct.pack("!IHBB", 0x60000000 | tos << 20, length, protocol, 64) + source.packed + target.packed
+    plain = struct.pack("!BBHHHBBH", 0x45, tos, 20 + length, 0, 0, 64, protocol, 0) + source.packed + target.packed
     return plain[:10] + struct.pack("!H", _sum(plain)) + plain[12:]
 
 
-def inner(flow: Flow) -> bytes:
+def inner(flow: Flow, code: int = 0) -> bytes:
     """
-    The client's own packet.
+    The client's own packet, or one that has the code point of the VIP instead, and is for the local address.
 
     In IPv4 it goes without a checksum, as network cards check it in hardware and the kernel's doing so would make the
     tunnel dearer and the guard look cheaper. IPv6 demands one.
     """
+    to = flow.local if code else flow.vip
     length = 8 + len(PAYLOAD)
     udp = struct.pack("!HHHH", flow.port, PORT, length, 0) + PAYLOAD
     if flow.client.version == 6:
-        pseudo = flow.client.packed + flow.vip.packed + struct.pack("!II", length, socket.IPPROTO_UDP)
+        pseudo = flow.client.packed + to.packed + struct.pack("!II", length, socket.IPPROTO_UDP)
         udp = udp[:6] + struct.pack("!H", _sum(pseudo + udp)) + udp[8:]
-    return _header(flow.client, flow.vip, socket.IPPROTO_UDP, length) + udp
+    return _header(flow.client, to, socket.IPPROTO_UDP, length, code << 2) + udp
 
 
-def wrapped(packet: bytes, flow: Flow, kind: str, key: int | None = None) -> bytes:
-    """The packet as the balancer sends it: ``plain`` (not wrapped at all), ``ipip``, ``sit``, ``gre`` …"""
-    if kind == "plain":
+def wrapped(packet: bytes, flow: Flow, kind: str, key: int | None = None, *, checksum: bool = False) -> bytes:
+    """The packet as the balancer sends it: ``plain`` and ``dscp`` (not wrapped at all), ``ipip``, ``sit``, ``gre`` …"""
+    if kind in ("plain", "dscp"):
         return packet
     v4 = packet[0] >> 4 == 4
     protocol = socket.IPPROTO_IPIP if v4 else socket.IPPROTO_IPV6
     if kind == "gre":
         flag, ending = (0, b"") if key is None else (GRE_KEY, struct.pack("!I", key))
-        packet = struct.pack("!BBH", flag, 0, 0x0800 if v4 else 0x86DD) + ending + packet
+        first = struct.pack("!BBH", flag | GRE_CHECKSUM * checksum, 0, 0x0800 if v4 else 0x86DD)
+        if checksum:
+            whole = first + bytes(4) + ending + packet
+            ending = struct.pack("!HH", _sum(whole + bytes(len(whole) % 2)), 0) + ending
+        packet = first + ending + packet
         protocol = socket.IPPROTO_GRE
     if kind == "gue":
         packet = struct.pack("!HHHHBBH", flow.port, GUE_PORT, 12 + len(packet), 0, 0, protocol, 0) + packet
+        protocol = socket.IPPROTO_UDP
+    if kind == "fou":
+        packet = struct.pack("!HHHH", flow.port, FOU_PORT, 8 + len(packet), 0) + packet
         protocol = socket.IPPROTO_UDP
     return _header(flow.balancer, flow.local, protocol, len(packet)) + packet
 

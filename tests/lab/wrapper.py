@@ -24,7 +24,7 @@ from tests.lab.world import BALANCER, ROUTER
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 Wrap = Callable[[bytes], bytes]
-"""The packet that is sent for a packet."""
+"""The packet that is sent for a packet; empty if there is none."""
 
 
 class Wrapper:
@@ -60,6 +60,8 @@ class Wrapper:
             except OSError:
                 return
             whole = self._wrap(packet)
+            if not whole:
+                continue
             kind = ETH_IP if whole[0] >> 4 == 4 else ETH_IP6
             self._socket.sendto(whole, ("eth0", kind, 0, 0, self._router))
 
