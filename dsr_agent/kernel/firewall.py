@@ -30,8 +30,8 @@ from dsr_agent.kernel.netlink import (
     messages,
     refusal,
 )
-from dsr_agent.state.actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import Bug, DsrError, NotPermitted, Transient, Unsupported
+from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.table import FAMILY, NAME, Chain, FilterSet, ObservedGuard, SetShape, Table, canonical
 
 _NETLINK_NETFILTER, _NFNLGRP_NFTABLES = 12, 7

@@ -25,11 +25,11 @@ from dsr_agent.state.actions import (
     DeleteLink,
     Plan,
     Problem,
-    RemoveGuard,
     RenameLink,
     ReplaceAddress,
 )
 from dsr_agent.state.errors import Foreign, NotYet
+from dsr_agent.state.guard_actions import RemoveGuard
 from dsr_agent.state.marks import owns_address, owns_link
 from dsr_agent.state.model import (
     GUARD,

@@ -21,17 +21,15 @@ from dsr_agent.state.actions import (
     ChangeLink,
     DeleteAddress,
     DeleteLink,
-    HoldGuard,
     LoadModule,
     MarkLink,
     MoveLink,
-    RemoveGuard,
     RenameLink,
     ReplaceAddress,
     TakeDown,
-    WriteGuard,
     WriteSysctl,
 )
+from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.model import GUARD, Desired, Key
 from dsr_agent.state.port_actions import AddPort, DeletePort
 from dsr_agent.state.report import Cause, Report, Result

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from dsr_agent.state.errors import DsrError
+from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.model import (
-    GUARD,
     Address,
     AddressKey,
-    GuardKey,
     Key,
     Link,
     LinkKey,
@@ -25,7 +24,6 @@ from dsr_agent.state.model import (
     SysctlKey,
 )
 from dsr_agent.state.port_actions import AddPort, DeletePort
-from dsr_agent.state.table import Table
 from dsr_agent.state.why import Why
 
 
@@ -288,74 +286,6 @@ class WriteSysctl:
 
     def __str__(self) -> str:
         return f"set {self.sysctl.path} = {self.sysctl.value}"
-
-
-@dataclass(frozen=True, slots=True)
-class WriteGuard:
-    """
-    Bring the guard's table to *table*, by *commands* (JSON, one transaction). *what* is what changes, in words.
-
-    Making it takes nothing away from anybody else's table.
-    """
-
-    table: Table
-    commands: tuple[str, ...]
-    what: str
-    why: Why = Why.MISSING
-
-    @property
-    def key(self) -> GuardKey:
-        return GUARD
-
-    @property
-    def needs(self) -> tuple[Key, ...]:
-        return ()
-
-    def __str__(self) -> str:
-        return self.what
-
-
-@dataclass(frozen=True, slots=True)
-class HoldGuard:
-    """
-    Own the guard's table for as long as this process lives, where the kernel can: nobody else can change it then.
-
-    *commands* make it anew, where it cannot be owned as it is.
-    """
-
-    commands: tuple[str, ...]
-    why: Why = Why.KEPT
-
-    @property
-    def key(self) -> GuardKey:
-        return GUARD
-
-    @property
-    def needs(self) -> tuple[Key, ...]:
-        return (GUARD,)
-
-    def __str__(self) -> str:
-        return "hold the guard, so that nobody else can change it"
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveGuard:
-    """Take the guard's table away, once the tunnels (*after*) are gone."""
-
-    commands: tuple[str, ...]
-    why: Why = Why.UNWANTED
-    after: tuple[Key, ...] = ()
-
-    @property
-    def key(self) -> GuardKey:
-        return GUARD
-
-    @property
-    def needs(self) -> tuple[Key, ...]:
-        return self.after
-
-    def __str__(self) -> str:
-        return "remove the guard"
 
 
 Action: TypeAlias = (

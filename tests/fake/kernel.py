@@ -30,18 +30,16 @@ from dsr_agent.state.actions import (
     ChangeLink,
     DeleteAddress,
     DeleteLink,
-    HoldGuard,
     LoadModule,
     MarkLink,
     MoveLink,
-    RemoveGuard,
     RenameLink,
     ReplaceAddress,
     TakeDown,
-    WriteGuard,
     WriteSysctl,
 )
 from dsr_agent.state.errors import DsrError, Foreign, NotYet, Unsupported
+from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.local import Towards
 from dsr_agent.state.model import (
     GUARD,

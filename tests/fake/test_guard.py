@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dsr_agent.reconcile.loop import carry_out
 from dsr_agent.reconcile.plan import teardown
-from dsr_agent.state.actions import Action, AddLink, BringUp, DeleteLink, RemoveGuard, WriteGuard
+from dsr_agent.state.actions import Action, AddLink, BringUp, DeleteLink
 from dsr_agent.state.errors import DsrError, NotPermitted, Transient, Unsupported
+from dsr_agent.state.guard_actions import RemoveGuard, WriteGuard
 from dsr_agent.state.model import EVERYTHING, GUARD
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import Table

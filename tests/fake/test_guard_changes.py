@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsr_agent.state.actions import BringUp, DeleteLink, RenameLink, WriteGuard
+from dsr_agent.state.actions import BringUp, DeleteLink, RenameLink
+from dsr_agent.state.guard_actions import WriteGuard
 from tests.fake.story import FILE, HOST, Story
 from tests.fake.test_guard import GUARDED, UP, done, guard, lets_in
 from tests.unit.guard.interpreter import judge

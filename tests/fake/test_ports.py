@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dsr_agent.reconcile.plan import teardown
-from dsr_agent.state.actions import BringUp, DeleteLink, RenameLink, WriteGuard
+from dsr_agent.state.actions import BringUp, DeleteLink, RenameLink
 from dsr_agent.state.errors import Transient
+from dsr_agent.state.guard_actions import WriteGuard
 from dsr_agent.state.model import EVERYTHING
 from dsr_agent.state.port_actions import AddPort, DeletePort
 from tests.fake.story import HOST, Story

@@ -13,8 +13,8 @@ from dsr_agent.guard.ruleset import ruleset
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.kernel import firewall, libnftables
 from dsr_agent.kernel.host import Host
-from dsr_agent.state.actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.errors import DsrError, NotPermitted, Unsupported
+from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.model import EVERYTHING, GUARD, HOST, Changes, Scope
 from dsr_agent.state.report import Outcome, Result
 from dsr_agent.state.table import FAMILY, ObservedGuard, Table

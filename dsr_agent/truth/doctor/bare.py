@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dsr_agent.kernel.headers import Outer
-from dsr_agent.state.actions import ChangeLink, DeleteLink, WriteGuard
+from dsr_agent.state.actions import ChangeLink, DeleteLink
 from dsr_agent.state.errors import NotPermitted, NotYet
+from dsr_agent.state.guard_actions import WriteGuard
 from dsr_agent.state.model import Tunnel, TunnelKey, Vip
 from dsr_agent.state.why import Why
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown

@@ -8,8 +8,9 @@ from ipaddress import ip_address
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.kernel.headers import FRAGMENT, OPTIONS
 from dsr_agent.kernel.trace import ForeignDrop, name_of_protocol
-from dsr_agent.state.actions import ChangeLink, DeleteLink, WriteGuard
+from dsr_agent.state.actions import ChangeLink, DeleteLink
 from dsr_agent.state.errors import NotPermitted
+from dsr_agent.state.guard_actions import WriteGuard
 from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.why import Why
