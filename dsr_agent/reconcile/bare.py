@@ -80,6 +80,11 @@ def _no_arrival(
         return NotYet(f"its local address {local.ip} is not on this host", "no packet can arrive there until it is")
     if found:
         return None
+    vrf = vrf_of(local.link, observed.links) if isinstance(local, LocalOf) else tunnel.vrf
+    if isinstance(local, LocalOf) and vrf != tunnel.vrf and local.link in observed.links:
+        where = f"is in VRF {vrf}" if vrf else "is in no VRF"
+        remedy = f'write vrf = "{vrf}" in it' if vrf else f"ip link set {local.link} master {tunnel.vrf}"
+        return NotYet(f"its local interface {local.link} {where}, and its VIPs are not", remedy)
     if isinstance(local, LocalOf):
         there = "has no address" if local.link in observed.links else "is not there"
         return NotYet(f"its local interface {local.link} {there} (yet)")
