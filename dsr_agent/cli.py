@@ -21,9 +21,9 @@ from typing import Any
 
 from dsr_agent import printing, printing_doctor
 from dsr_agent.command_line import parser
-from dsr_agent.config import Loaded, load
+from dsr_agent.config import Loaded, load, netns_of
 from dsr_agent.kernel.host import Host
-from dsr_agent.kernel.netns import enter
+from dsr_agent.kernel.netns import enter, path_of
 from dsr_agent.reconcile.loop import apply_once, carry_out, plan_now
 from dsr_agent.reconcile.plan import teardown
 from dsr_agent.service import daemon, notify, selftest
@@ -118,6 +118,7 @@ async def _status(arguments: argparse.Namespace) -> int:
     try:
         loaded = _arrived(_loader(arguments)())
     except ConfigError as error:  # what is in force then is what a running agent read before
+        _arrive_anyway(arguments)
         pid = running()
         return _refuse_status(arguments, error, pid, client.status(default_socket(os.environ), pid))
     pid = running()
@@ -158,6 +159,7 @@ def _change(arguments: argparse.Namespace, asked: Mapping[str, Any]) -> int:
     try:
         path = _arrived(_loader(arguments)()).settings.http.socket
     except ConfigError:
+        _arrive_anyway(arguments)
         path = None
     pid = running()
     if pid is None:
@@ -205,6 +207,8 @@ async def _doctor(arguments: argparse.Namespace) -> int:
         _print_json(printing_doctor.diagnosed_json(found))
     else:
         print(printing_doctor.diagnosed(found))
+        if netns := loaded.settings.agent.netns:
+            print(f"Commands are for network namespace {netns}: nsenter --net={path_of(netns)} COMMAND")
     return FINE if found.fine else NOT_IN_SYNC
 
 
@@ -213,7 +217,7 @@ async def _teardown(arguments: argparse.Namespace) -> int:
         try:
             _arrived(_loader(arguments)())
         except ConfigError:
-            print(f"dsr-agent: {arguments.config} cannot be used: teardown is of where it was called", file=sys.stderr)
+            _arrive_anyway(arguments)
     if (pid := running()) is not None:
         return _fail(arguments, f"dsr-agent runs here (process {pid}) and would put all back; stop it first")
     async with Host() as host:
@@ -255,6 +259,12 @@ def _arrived(loaded: Loaded) -> Loaded:
     """*loaded*, once this process is in the network namespace that it names. Raises `DsrError`."""
     enter(loaded.settings.agent.netns)
     return loaded
+
+
+def _arrive_anyway(arguments: argparse.Namespace) -> None:
+    """The same with a file that cannot be used, as far as it says where to go: the agent that runs may be there."""
+    with contextlib.suppress(DsrError):
+        enter(netns_of(arguments.config, environ=os.environ))
 
 
 def _named(arguments: argparse.Namespace, loaded: Loaded) -> list[AddressKey]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import InitSettingsSource
 
-from dsr_agent.config import files, refusals
+from dsr_agent.config import files, refusals, values
 from dsr_agent.config.agreement import Refusal, disagreements
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.config.checks import exposed, wrong_checks
@@ -81,6 +82,18 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Loaded:
         raise ConfigError(tuple(lines))
     warnings = (*_replaced(given, merged), *doubts(settings, origins), *exposed(settings, origins))
     return Loaded(settings, desired(settings), tuple(file.path for file in read), warnings)
+
+
+def netns_of(path: Path, *, environ: Mapping[str, str]) -> str | None:
+    """The network namespace that a file names which cannot be used otherwise, as far as it can be read at all."""
+    said: object = environ.get(variable("agent", "netns"))
+    if said is None:
+        with suppress(ConfigError, KeyError, TypeError):
+            said = files.read(path).data["agent"]["netns"]
+    try:
+        return values.netns(said)
+    except ValueError:
+        return None
 
 
 def _order(refusal: Refusal) -> Any:

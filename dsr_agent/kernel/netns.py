@@ -35,9 +35,11 @@ def enter(netns: str | None) -> None:
         return
     path = path_of(netns)
     try:
-        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
         raise NotYet(f"network namespace {netns} is not there (yet): no {path}", _made(netns)) from None
+    except PermissionError:
+        raise NotPermitted(f"cannot open network namespace {path}", "run as root") from None
     except OSError as error:
         raise explain(error.errno or 0, f"cannot open network namespace {path}") from None
     try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dsr_agent.config import Loaded
 from dsr_agent.kernel.host import Host
+from dsr_agent.kernel.netns import path_of
 from dsr_agent.kernel.probe import Prober
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
 from dsr_agent.service import arrivals, other_firewalls
@@ -207,7 +208,7 @@ class Daemon:
 def _stays(before: Loaded, fresh: Loaded) -> None:
     """Refuse a file that names another network namespace: everything this process has open is in this one."""
     here, there = before.settings.agent.netns, fresh.settings.agent.netns
-    if here != there:
+    if (here and path_of(here)) != (there and path_of(there)):
         found, was = (f'netns = "{netns}"' if netns else "no netns" for netns in (there, here))
         remedy = "systemctl restart dsr-agent, or write it as it was"
         text = f"found {found}, and the agent was started with {was}: {remedy}"

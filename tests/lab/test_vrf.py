@@ -314,6 +314,28 @@ def test_out_of_the_vrf_and_into_it_by_reload(server: None, agent: Agent) -> Non
     wait_for(lambda: agent.call("probe").returncode == 0, "the self-test arrives")
 
 
+def test_only_what_is_inside_is_in_the_vrf(server: None, agent: Agent) -> None:
+    """The card is outside, so the packets arrive there, at a port there; answers take the VRF's routes."""
+    do("ip link set eth0 nomaster")
+    out_of = [line.replace("vrf blue", "") for line in JOINED]
+    leaked = [
+        "route replace default via 10.3.0.1 dev eth0 vrf blue",
+        "route replace default via fd00:3::1 dev eth0 vrf blue",
+    ]
+    ip_batch(RS1, out_of + leaked)
+    outside = "".join(_tunnel(wrap, outer, vrf=VRF, local=HERE if outer == 4 else HERE6) for wrap, outer in TUNNELS)
+    agent.reload(agent_settings(poll_interval=0.5) + outside + "".join(map(vip, ADDRESSES)))
+    assert agent.call("plan").stdout == IN_SYNC
+    with echoes(RS1, ADDRESSES, [PORT], VRF):
+        for address in ADDRESSES:
+            for ask in (ask_udp, ask_tcp):
+                assert ask(address, PORT) == Answer(client_ip(address), RS1, address)
+    wait_for(lambda: agent.call("probe").returncode == 0, "the self-test arrives")
+    do("ip link set eth0 master blue")
+    ip_batch(RS1, JOINED)
+    agent.reload(CONFIG)
+
+
 def test_teardown_leaves_nothing(agent: Agent) -> None:
     agent.stop()
     assert agent.call("teardown").returncode == 0
