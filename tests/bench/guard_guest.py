@@ -262,6 +262,8 @@ def main() -> None:
     calibrate()
     given = {Path(name).name: Path(name).read_text() for name in files}
     wanted = kinds() if only == KINDS else [case for case in cases(given) if only in case.world.name]
+    if not wanted:
+        sys.exit(f"no world is called {only!r}")
     found = []
     for world, rows in groupby(wanted, key=lambda case: case.world):
         for row in measure(world, list(rows)):
@@ -269,7 +271,7 @@ def main() -> None:
             if not quiet:
                 came = "" if row.delivered else "   (dropped)"
                 print(f"{row.world:<36} {row.what:<46} {row.receive:>6} {row.ratio:>7.3f}{came}", flush=True)
-    if only == KINDS:
+    if only == KINDS and not quiet:
         print("\n" + "\n".join(by_kind(found)), flush=True)
     Path("out/guard.json").write_text(json.dumps([asdict(row) for row in found], indent=1))
 
