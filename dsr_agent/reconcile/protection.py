@@ -81,7 +81,7 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     if desired.guard is None:
         return unguarded(_unwrapped(desired, wanted), vrfs=_vrfs(observed))
     entrances = (*_entrances(wanted, observed), *_going(wanted, observed))
-    links = tuple(_links(wanted, observed))
+    links = tuple(_links(desired, wanted, observed))
     mss = tuple(told_mss(desired, wanted, observed))
     in_vrfs = frozenset(name for name, tunnel in _carrying(wanted) if tunnel.vrf)
     places = _Places(links, wanted.own, in_vrfs, _vrfs(observed), _places(wanted))
@@ -128,10 +128,15 @@ def _table(of: _ById, entrances: tuple[Entrance, ...], places: _Places, mss: tup
     return ruleset(request)
 
 
-def _links(wanted: Wanted, observed: Observed) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each tunnel's name, and the names that its link has or will have."""
+def _links(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """
+    Each tunnel's name, and the names that its link has or will have.
+
+    One by which the link does its work for the moment matters to VIPs that are for that tunnel; for all others, the
+    table had to be written twice for nothing.
+    """
     for item in wanted.carried:
-        there = worker(item, observed.links)  # perhaps by another name still
+        there = worker(item, observed.links) if desired.some_are_bound else None
         names = (item.link.name, stand_in_name(item.link.name), *([there.name] if there else []))
         yield item.tunnel.name, tuple(dict.fromkeys(names))
     for name, tunnel in wanted.waiting:

@@ -295,6 +295,12 @@ class Desired:
         return frozenset(key.link for key in self.vips if key.ip not in self.held)
 
     @cached_property
+    def some_are_bound(self) -> bool:
+        """Whether some VIP is not for all tunnels that a link carries."""
+        every = frozenset(self.linked)
+        return any(not every.issubset(vip.tunnels) for vip in self.vips.values())
+
+    @cached_property
     def vrfs_of_devices(self) -> frozenset[tuple[str, str]]:
         """Each link that VIPs are on, with the VRF (empty: none) in which their tunnels leave their requests."""
         return frozenset((key.link, vip.vrf) for key, vip in self.vips.items() if vip.tunnels)

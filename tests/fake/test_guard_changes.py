@@ -89,6 +89,15 @@ async def test_a_vip_of_one_tunnel_is_reached_while_that_gets_another_name() -> 
             assert not judge(table, inner("198.51.100.1", "192.0.2.10", link="b" if name == "a" else "a")).accepted
 
 
+async def test_a_name_that_a_link_has_for_a_moment_is_not_the_guards_business() -> None:
+    """Where every VIP is for every tunnel, the rules go by the group of the link."""
+    async with Story(GUARDED) as story:
+        story.passes()
+        await story.hears("ip link set dsr-ipip name other0")
+        steps = [step for report in story.passes() for step in done(report)]
+        assert [type(step) for step in steps] == [RenameLink]
+
+
 async def test_a_balancer_more_and_one_less() -> None:
     """In place: the tunnel is left alone."""
     async with Story(GUARDED) as story:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.agent import Agent, agent_settings, tunnel, vip
+from tests.lab.agent import Agent, agent_settings, tunnel, vip, wait_for
 from tests.lab.drift import Drift, repair_of, shell, write
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
@@ -106,7 +106,7 @@ def _repaired(drift: Drift, server: Eye, agent: Agent, ledger: Ledger) -> None:
     mark = agent.mark()
     repair = repair_of(drift, server)
     ledger.add(drift.what, repair.seconds, repair.tally)
-    assert agent.said(mark), "it was repaired without a word"
+    wait_for(lambda: bool(agent.said(mark)), "a word about the repair")
     assert (repair.tally.duplicates, repair.tally.wrong) == (0, 0)
 
 
