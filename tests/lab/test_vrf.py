@@ -314,6 +314,7 @@ def test_out_of_the_vrf_and_into_it_by_reload(server: None, agent: Agent) -> Non
     wait_for(lambda: agent.call("probe").returncode == 0, "the self-test arrives")
 
 
+@pytest.mark.long
 def test_only_what_is_inside_is_in_the_vrf(server: None, agent: Agent) -> None:
     """The card is outside, so the packets arrive there, at a port there; answers take the VRF's routes."""
     do("ip link set eth0 nomaster")
