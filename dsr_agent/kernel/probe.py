@@ -29,7 +29,6 @@ from dsr_agent.state.marks import PROBE_MARK
 from dsr_agent.state.probe import PAYLOAD, Evidence, Seen, Shot, Sight
 
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO, _SO_MARK = 8, 49, 50, 36
-_SO_BINDTODEVICE = 25
 _PKTINFO, _PKTINFO6 = struct.Struct("=i4s4s"), struct.Struct("=16si")
 _PAYLOAD = b"dsr-agent self-test "
 _ROOM = 256
@@ -177,7 +176,7 @@ def _raw(version: int, vrf: str) -> socket.socket:
 def _bind_to(opened: socket.socket, vrf: str) -> None:
     """Have a socket send and receive in *vrf*; in none of them it does so by itself."""
     if vrf:
-        opened.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, vrf.encode() + b"\0")
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, vrf.encode())
 
 
 def _listen(receiver: socket.socket, shot: Shot, port: int) -> None:

@@ -1,4 +1,4 @@
-"""The program under test: ``python3 -m dsr_agent`` in a real server's namespace."""
+"""The program under test, in a real server's namespace."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests.lab.nursery import NURSERY, Child
 from tests.lab.spaces import inside
 from tests.lab.world import BALANCER_IP
 
@@ -58,7 +59,11 @@ def has_inet_tables() -> bool:
 
 
 class Agent:
-    """One ``dsr-agent``, its file and its log. A context manager that runs it."""
+    """
+    One ``dsr-agent``, its file and its log. A context manager that runs it.
+
+    Behind a *wrapper* (a command line) it is a Python interpreter of its own, otherwise a fork of one.
+    """
 
     def __init__(self, space: str, config: str, *, wrapper: Sequence[str] = ()) -> None:
         self.space = space
@@ -68,7 +73,7 @@ class Agent:
         self.file = Path(self._folder.name, "dsr-agent.toml")
         self._log = Path(self._folder.name, "log")
         self._log.touch()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Child | None = None
         self.write(config)
 
     def write(self, config: str) -> None:
@@ -81,9 +86,12 @@ class Agent:
         """``dsr-agent run``; returns when its first pass is done."""
         mark = self.mark()
         with inside(self.space), self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command("run"), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment()
-            )
+            if self._wrapper:
+                self.process = subprocess.Popen(
+                    self._wrapped("run"), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment()
+                )
+            else:
+                self.process = NURSERY.start(self._arguments("run"), self._environment(), log, log)
         if wait:
             self.wait_log("started: ", mark)
 
@@ -174,8 +182,11 @@ class Agent:
 
     # --- other verbs -------------------------------------------------------------------------------------------------
 
-    def _command(self, verb: str, *options: str) -> list[str]:
-        return [*self._wrapper, sys.executable, "-m", "dsr_agent", verb, "--config", str(self.file), *options]
+    def _arguments(self, verb: str, *options: str) -> list[str]:
+        return [verb, "--config", str(self.file), *options]
+
+    def _wrapped(self, verb: str, *options: str) -> list[str]:
+        return [*self._wrapper, sys.executable, "-m", "dsr_agent", *self._arguments(verb, *options)]
 
     def _environment(self) -> dict[str, str]:
         """Two agents in two namespaces still see the same files: each has directories of its own."""
@@ -186,8 +197,10 @@ class Agent:
     def call(self, verb: str, *options: str) -> subprocess.CompletedProcess[str]:
         """``dsr-agent VERB`` in the same namespace with the same file."""
         with inside(self.space):
+            if not self._wrapper:
+                return NURSERY.call(self._arguments(verb, *options), self._environment(), DEADLINE)
             return subprocess.run(
-                self._command(verb, *options),
+                self._wrapped(verb, *options),
                 capture_output=True,
                 text=True,
                 check=False,

@@ -26,6 +26,7 @@ from tests.lab import fault_parts as parts
 from tests.lab import radius, tacacs, world
 from tests.lab.agent import Agent, tunnel, vip, wait_for
 from tests.lab.fault_parts import ALL, GRE, KEY, KEYED, LOCAL, RADIUS, RUNNING, TACACS, VIRTUALS, WEB, port_of
+from tests.lab.nursery import Child
 from tests.lab.radius import FreeRadius
 from tests.lab.spaces import family_of, set_sysctls, tcp_socket, udp_socket
 from tests.lab.tacacs import Tacacs
@@ -201,9 +202,11 @@ class FaultWorld:
             self.agent.start()
             self.watch.until(ALL, True, "all is ready")
 
-    def process(self, name: str) -> subprocess.Popen[bytes]:
+    def process(self, name: str) -> subprocess.Popen[bytes] | Child:
         """Of the "agent", or of an application."""
-        found: subprocess.Popen[bytes] | None = (self.agent if name == "agent" else self.applications[name]).process
+        found: subprocess.Popen[bytes] | Child | None = (
+            self.agent if name == "agent" else self.applications[name]
+        ).process
         assert found
         return found
 

@@ -3,54 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.agent import tunnel, vip, wait_for
+from tests.lab.agent import has_inet_tables, wait_for
 from tests.lab.spaces import inside, run
 from tests.lab.world import RS1
 
 GUARD = "[guard]\nenabled = true\n"
 TABLE = "inet dsr_agent"
-
-
-def need_inet_tables() -> None:
-    """Skip where the kernel has no such tables, as user-mode Linux."""
-    if not _has_inet_tables():
-        pytest.skip("this kernel has no nftables family inet")
+WITHOUT_GUARD = '[guard]\nenabled = false\nfallback_devices = "ignore"\n'
 
 
 def need_guard() -> None:
-    """Skip where there can be no guard."""
-    need_inet_tables()
-    if not _knows_guard():
-        pytest.skip("this agent knows no [guard]")
-
-
-def without_guard() -> str:
-    """What a file has to say for there to be none."""
-    return '[guard]\nenabled = false\nfallback_devices = "ignore"\n' if _knows_guard() else ""
-
-
-@functools.cache
-def _has_inet_tables() -> bool:
-    table = "add table inet dsr_lab_probe\ndelete table inet dsr_lab_probe\n"
-    return subprocess.run(["nft", "-f", "-"], input=table, text=True, capture_output=True, check=False).returncode == 0
-
-
-@functools.cache
-def _knows_guard() -> bool:
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-        file.write(GUARD + tunnel("ipip") + vip("192.0.2.10"))
-        file.flush()
-        argv = [sys.executable, "-m", "dsr_agent", "check", "--config", file.name]
-        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    """Skip where there can be no guard: user-mode Linux has no such tables."""
+    if not has_inet_tables():
+        pytest.skip("this kernel has no nftables family inet")
 
 
 def nft(*arguments: str, given: str = "") -> str:

@@ -45,17 +45,18 @@ def inside(space: str) -> Iterator[None]:
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     there = os.open(f"/run/netns/{space}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _enter(there)
+        enter(there)
         try:
             yield
         finally:
-            _enter(home)
+            enter(home)
     finally:
         os.close(there)
         os.close(home)
 
 
-def _enter(descriptor: int) -> None:
+def enter(descriptor: int) -> None:
+    """This thread is in the network namespace of an open file of /proc or /run/netns."""
     if _LIBC.setns(descriptor, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "setns")
 

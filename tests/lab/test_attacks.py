@@ -18,7 +18,7 @@ from tests.lab import attack_parts as parts
 from tests.lab.agent import tunnel, vip, wait_for
 from tests.lab.attack_parts import ALLOWED, BESIDE, CONFIG, REASONS, Attack
 from tests.lab.attacks import ATTACKS, SERVICE_ATTACKS
-from tests.lab.guarded import GUARD, need_guard, without_guard
+from tests.lab.guarded import GUARD, WITHOUT_GUARD, need_guard
 from tests.lab.ledger import Ledger
 from tests.lab.marks import BOTH, MOSTLY_FAST
 from tests.lab.servers import clean, streams, total
@@ -80,7 +80,7 @@ class TestWithoutGuard:
     @pytest.fixture(scope="class", params=MOSTLY_FAST)
     @staticmethod
     def host() -> Iterator[Siege]:
-        with siege(CONFIG + without_guard()) as found:
+        with siege(CONFIG + WITHOUT_GUARD) as found:
             yield found
 
     @each

@@ -11,7 +11,7 @@ import pytest
 from tests.lab import forge
 from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.eye import Eye
-from tests.lab.guarded import need_inet_tables, refusing
+from tests.lab.guarded import need_guard, refusing
 from tests.lab.ledger import Ledger
 from tests.lab.marks import BOTH
 from tests.lab.servers import clean
@@ -127,7 +127,7 @@ BAD: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("what", BAD)
 def test_a_balancers_gue_that_is_none(what: str, to: str, agent: Agent) -> None:
     """The header is looked at, too."""
-    need_inet_tables()
+    need_guard()
     with refusing("udp_header", 2), udp_socket(BALANCER, family_of(to)) as sender:
         for version in (4, 6):
             sender.sendto(BAD[what](version), (to, 6080))

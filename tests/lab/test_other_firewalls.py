@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab.agent import Agent, tunnel, vip, wait_for
 from tests.lab.eye import Eye
-from tests.lab.guarded import need_guard, need_inet_tables, nft
+from tests.lab.guarded import need_guard, nft
 from tests.lab.ledger import Ledger
 from tests.lab.marks import BOTH
 from tests.lab.servers import IPIP, VIPS, clean, real_server, streams, total
@@ -111,7 +111,7 @@ FIREWALLS = {
 
 @pytest.fixture(params=BOTH)
 def server() -> Iterator[Eye]:
-    need_inet_tables()
+    need_guard()
     with real_server() as eye:
         yield eye
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.agent import Agent, agent_settings, has_inet_tables, vip
 from tests.lab.eye import Eye
-from tests.lab.guarded import need_inet_tables, refusing
+from tests.lab.guarded import need_guard, refusing
 from tests.lab.ledger import Ledger
 from tests.lab.marking import send_marked
 from tests.lab.marks import MOSTLY_FAST
@@ -131,7 +131,7 @@ def test_a_vip_of_some_tunnels(table: Table) -> None:
 
 
 def test_beside_what_is_not_wrapped(table: Table) -> None:
-    need_inet_tables()
+    need_guard()
     send_marked([(MARKED, RS1, CODE)])
     with everything(table) as agent:
         assert agent.status()["in_sync"]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.lab import forge
 from tests.lab.agent import Agent, agent_settings, has_inet_tables, tunnel, vip, wait_for
-from tests.lab.guarded import need_inet_tables, nft, refusing
+from tests.lab.guarded import need_guard, nft, refusing
 from tests.lab.ledger import Ledger
 from tests.lab.marking import send_marked
 from tests.lab.marks import BOTH
@@ -209,7 +209,7 @@ def test_requests_over_the_segment(agent: Agent) -> None:
 
 def test_requests_by_their_code_point(agent: Agent) -> None:
     """The VIP is written back where the packet arrives, and looked up in the VRF; no other address is meant."""
-    need_inet_tables()
+    need_guard()
     sent = (("192.0.2.21", RS1, 7), ("2001:db8:f::21", RS1, 7))
     send_marked(sent)
     agent.reload(CONFIG + bare("dscp") + "".join(vip(address, dscp=7, tunnels=["dsr-dscp"]) for address, *_ in sent))
@@ -233,7 +233,7 @@ def _counted(name: str, text: str) -> int:
 
 def test_a_packet_counts_once(agent: Agent) -> None:
     """Although it meets the rules twice, by its card and by the VRF."""
-    need_inet_tables()
+    need_guard()
     before = [_counted("vips4", "192.0.2.10"), _counted("from-dsr-ipip", "10.2.0.5")]
     for _ in range(3):
         ask_udp("192.0.2.10", PORT)
@@ -254,21 +254,21 @@ def _raw(space: str, device: str = "") -> socket.socket:
 
 
 def test_a_stranger_is_refused_once(agent: Agent) -> None:
-    need_inet_tables()
+    need_guard()
     with refusing("source", 1), _raw(CLIENT) as stranger:
         stranger.sendto(_request(), (HERE, 0))
 
 
 def test_what_this_host_sends_to_itself_in_the_vrf_is_refused(agent: Agent) -> None:
     """It comes by the VRF's own link, as a packet does that was seen before."""
-    need_inet_tables()
+    need_guard()
     with refusing("source", 1), _raw(RS1, VRF) as own:
         own.sendto(_request(), (HERE, 0))
 
 
 def test_nothing_out_of_a_tunnel_is_forwarded(agent: Agent) -> None:
     """Not even to what was a VIP until now, on a host that forwards."""
-    need_inet_tables()
+    need_guard()
     set_sysctls(RS1, {"ipv4/ip_forward": 1})
     listed = nft("list", "chain", "inet", "dsr_agent", "forward")
     assert 'meta sdifname "dsr-ipip"' in listed

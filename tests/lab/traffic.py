@@ -24,7 +24,6 @@ _NUMBER = struct.Struct("=I")
 _LENGTH = struct.Struct("=Q")
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
-_SO_BINDTODEVICE = 25
 _CHUNK = 1 << 16
 
 
@@ -48,7 +47,7 @@ class Echo:
             else:
                 opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             if device:
-                opened.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
             opened.bind((vip, port))
         self._tcp.listen(128)
         self._closing = False

@@ -31,7 +31,7 @@ def bound(
     if only6 is not None:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only6)
     if device:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
     made.bind((address, port))
     if transport == "tcp":
         made.listen()

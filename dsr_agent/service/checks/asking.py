@@ -40,7 +40,7 @@ def bound(opened: socket.socket, target: Target) -> socket.socket:
     """*opened*, bound to where the question comes from; closed if it cannot be. Raises `OSError`."""
     try:
         if target.vrf:
-            opened.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, target.vrf.encode() + b"\0")
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, target.vrf.encode())
         opened.bind((str(target.source), 0))
     except OSError:
         opened.close()
@@ -51,8 +51,6 @@ def bound(opened: socket.socket, target: Target) -> socket.socket:
 class CannotAskError(Exception):
     """It could not even be asked, and why."""
 
-
-_SO_BINDTODEVICE = 25  # asm-generic/socket.h
 
 Asker: TypeAlias = Callable[[CheckSettings, Target], Awaitable[Answer]]
 

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 BACKLOG = 128
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
-_SO_BINDTODEVICE = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def open_tcp(place: Place, tell: Callable[[str], None]) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if place.vrf:  # one that is bound to none gets nothing from there
-                made.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, place.vrf.encode() + b"\0")
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, place.vrf.encode())
             try:
                 made.bind(address)
             except OSError as error:
