@@ -15,7 +15,7 @@ fi
 export PYTHONPATH="$kept/repo:$kept/python"
 cd $kept/repo
 status=0
-python3 -m pytest -q --timeout=200 tests/installed/test_${boot}_boot*.py --junitxml="$kept/junit-$boot.xml" "$@" || status=$?
+python3 -m pytest -q --timeout=600 tests/installed/test_${boot}_boot*.py --junitxml="$kept/junit-$boot.xml" "$@" || status=$?
 if [ $boot = first ]; then
 	echo $status >$kept/status
 	mkdir -p /run/systemd/system/lab.service.d

@@ -26,6 +26,7 @@ from tests.installed.machine import (
     Journal,
     active,
     answers,
+    back,
     in_sync,
     on_lo,
     pid,
@@ -221,11 +222,6 @@ def test_the_guard_is_in_place_and_outlives_whoever_flushes_it(ledger: Ledger) -
 
 
 # --- what happens to a daemon ---------------------------------------------------------------------------------------
-
-
-def back(old: int) -> bool:
-    """Whether another process has taken over."""
-    return active() and pid() not in (0, old)
 
 
 def restart() -> None:

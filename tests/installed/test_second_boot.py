@@ -16,6 +16,7 @@ from tests.installed.machine import (
     Journal,
     active,
     answers,
+    back,
     in_sync,
     on_lo,
     pid,
@@ -64,7 +65,7 @@ def test_an_upgrade_loses_nothing(ledger: Ledger) -> None:
     journal, old, started = Journal(), pid(), time.monotonic()
     with streams(rate=RATE) as found:
         done = subprocess.run(["dpkg", "-i", TWO], capture_output=True, text=True, check=False)
-        wait_for(lambda: active() and pid() != old, "the new one is up")
+        wait_for(lambda: back(old), "the new one is up")
         tally = total(found)
     ledger.add("upgrade", time.monotonic() - started, tally)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.lab.ledger import Ledger
+from tests.lab.shares import shares
 
 HERE = Path(__file__).parent
 
 _LEDGER = Ledger()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which share of the modules is run here."""
+    parser.addoption("--share", metavar="K/N", default="1/1", help="of the modules in tests/lab, the Kth of N shares")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,8 +25,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "irreversible: changes the machine for good, so it runs after all others")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Outside a machine nothing here can run: say so instead of failing half way."""
+    number, count = map(int, config.getoption("--share").split("/"))
+    mine = shares((item.path.stem for item in items), count)[number - 1]
+    if left := [item for item in items if item.path.stem not in mine]:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item.path.stem in mine]
     items.sort(key=lambda item: item.get_closest_marker("irreversible") is not None)
     if os.environ.get("DSR_LAB"):
         return

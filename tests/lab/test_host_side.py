@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.lab import suite
+from tests.lab import fleet, shares
 from tests.lab.machine import images, job
 from tests.lab.machine.console import BEGINS, ENDS, Console
+from tests.lab.outcome import Outcome
 
 PRINTED = b"noise of the boot\r\n" + BEGINS + b"\r\none\n\x1etwo\n" + ENDS + b"\r\nnoise of the end\n"
 
@@ -61,9 +63,62 @@ def test_what_is_counted(tmp_path: Path, report: str | None, status: int, counts
     path = tmp_path / "junit.xml"
     if report is not None:
         path.write_text(report)
-    outcome = suite.Outcome("slice")
-    suite.count(outcome, path, status)
+    outcome = Outcome("slice")
+    outcome.count(path, status)
     assert (outcome.passed, outcome.failed, outcome.skipped) == counts
+
+
+def test_a_slice_adds_up_what_its_machines_report(tmp_path: Path) -> None:
+    """A machine that dies is a failure, whatever the others say."""
+    outcome, path = Outcome("slice"), tmp_path / "junit.xml"
+    path.write_text(REPORT.format(9, 2, 1, 2))
+    outcome.count(path, 1)
+    outcome.count(tmp_path / "none.xml", 124)
+    assert (outcome.passed, outcome.failed, outcome.skipped) == (4, 4, 2)
+    assert outcome.notes == ["the machine's time ran out"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_each_module_is_in_one_share(count: int) -> None:
+    modules = [*shares.SECONDS, "test_new", "test_newer"]
+    found = shares.shares([*modules, *modules], count)
+    assert sorted(module for share in found for module in share) == sorted(modules)
+    loads = [sum(shares.SECONDS.get(module, shares.SHORT) for module in share) for share in found]
+    assert max(loads) - min(loads) <= max([*shares.SECONDS.values(), shares.SHORT])
+
+
+def test_the_longest_modules_are_there() -> None:
+    there = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
+    assert shares.SECONDS.keys() <= there
+
+
+def test_as_many_machines_at_once_as_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Two processors: an emulated machine and three others at once, or an emulated one and work of our own."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def machine(name: str, weight: float, *words: str) -> fleet.Run:
+        return fleet.Run([*(words or ("sh", "-c", f"read x <{gate}; echo {name}; exit 3"))], tmp_path / name, weight)
+
+    emulated = machine("emulated", fleet.EMULATED)
+    fast = [machine(f"fast{number}", fleet.USER_MODE) for number in range(3)]
+    late = machine("late", fleet.EMULATED, "echo", "late")
+    runs = (emulated, *fast, late)
+    opened = os.open(gate, os.O_RDWR)
+    with fleet.Fleet() as ships:
+        ships.busy = True
+        ships.add(*runs)
+        assert [run.runs for run in runs] == [True, False, False, False, False]
+        ships.busy = False
+        ships.add()
+        assert [run.runs for run in runs] == [True, True, True, True, False]
+        os.write(opened, b"\n" * 4)
+        assert [ships.follow(run) for run in runs] == [3, 3, 3, 3, 0]
+    os.close(opened)
+    assert capfdbinary.readouterr().out == b"emulated\nfast0\nfast1\nfast2\nlate\n"
 
 
 def test_a_job_as_it_is_sent(tmp_path: Path) -> None:
