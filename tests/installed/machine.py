@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.lab.agent import tunnel, vip
+from tests.lab.marks import LONG
 from tests.lab.servers import PORT, VIPS
 from tests.lab.spaces import run
 from tests.lab.traffic import ask_udp
@@ -20,6 +24,10 @@ ONE, TWO = "packages/one.deb", "packages/two.deb"  # the older and the newer bui
 DEADLINE = 180.0  # an emulated machine on a busy host is thirty times slower than what it stands for
 PAUSE = 0.2  # between two looks: most are processes, which cost such a machine more than what is waited for
 RATE = 25.0
+
+
+# What has nothing to do with which Debian it is; a long campaign tries it on both.
+ON_13 = pytest.mark.skipif(sys.version_info < (3, 13) and not LONG, reason="tried on Debian 13; here too with --long")
 
 
 def wait_for(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> float:

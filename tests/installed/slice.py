@@ -39,6 +39,7 @@ class InstalledSlice:
         argv = [sys.executable, "-m", "tests.lab.machine", "--lane", "qemu", "--debian", NAMES[name]]
         argv += ["--profile", "full", "--reboots", "--timeout", str(TIMEOUT), "--out", str(self._out)]
         argv += [f"--file={file}={path}" for file, path in files.items()]
+        argv += ["--env", "DSR_LONG=1"] if options.long else []
         argv += ["--", "sh", "tests/installed/guest.sh", *options.pytest]
         self.runs = [fleet.Run(argv, options.scratch / f"{name}.log")]
 

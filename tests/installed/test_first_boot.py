@@ -21,6 +21,7 @@ from tests.installed import machine
 from tests.installed.machine import (
     AGENT,
     CONFIG,
+    ON_13,
     ONE,
     RATE,
     Journal,
@@ -176,6 +177,7 @@ def test_drift_is_repaired_from_inside_the_sandbox(drift: Drift, eye: Eye, ledge
     assert in_sync()
 
 
+@ON_13
 def test_who_undid_it_is_seen_from_inside_the_sandbox() -> None:
     journal = Journal()
     with subprocess.Popen(["ip", "-batch", "-"], stdin=subprocess.PIPE, text=True) as meddler:
@@ -184,6 +186,7 @@ def test_who_undid_it_is_seen_from_inside_the_sandbox() -> None:
         journal.wait(f"undone by ip (process {meddler.pid})")
 
 
+@ON_13
 def test_why_a_module_cannot_be_had_is_seen_from_inside_the_sandbox() -> None:
     forbidding, journal = Path("/etc/modprobe.d/lab.conf"), Journal()
     forbidding.write_text("blacklist ip_gre\n")
@@ -300,6 +303,7 @@ def test_a_full_disk(ledger: Ledger) -> None:
     journal.wait("nothing to do, in sync")
 
 
+@ON_13
 def test_a_runtime_directory_that_cannot_be_written(ledger: Ledger) -> None:
     """systemd cannot start anything in it, not even the kill of a reload; it says so, and goes on trying."""
     journal, old = Journal(), pid()
@@ -323,6 +327,7 @@ def test_a_runtime_directory_that_cannot_be_written(ledger: Ledger) -> None:
     still_at_work()
 
 
+@ON_13
 def test_the_clock_jumps_by_a_day(ledger: Ledger) -> None:
     old = pid()
     with streams(rate=RATE) as found:
@@ -340,6 +345,7 @@ def test_the_clock_jumps_by_a_day(ledger: Ledger) -> None:
 # --- other programs that keep a network -----------------------------------------------------------------------------
 
 
+@ON_13
 def test_networkd_that_takes_every_device(ledger: Ledger) -> None:
     taking = Path("/etc/systemd/network/80-all.network")
     taking.parent.mkdir(exist_ok=True)

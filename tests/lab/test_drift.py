@@ -11,7 +11,7 @@ from tests.lab.agent import Agent, agent_settings, tunnel, vip, wait_for
 from tests.lab.drift import Drift, repair_of, shell, write
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
-from tests.lab.marks import BOTH
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE, GRE6, IPIP, PORT, VIPS, real_server
 from tests.lab.spaces import ip, set_sysctls, sysctl
 from tests.lab.traffic import ask_tcp, ask_udp
@@ -65,7 +65,7 @@ POLLED = [
 ]
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MOSTLY_FAST)
 def server() -> Iterator[Eye]:
     with real_server() as eye:
         yield eye

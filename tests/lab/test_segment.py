@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.agent import Agent, agent_settings, vip
 from tests.lab.ledger import Ledger
-from tests.lab.marks import BOTH
+from tests.lab.marks import MOSTLY_FAST
 from tests.lab.segment import VIP, VIP6, Watch, segment
 from tests.lab.spaces import ip, set_sysctls
 from tests.lab.traffic import Answer, Stream, ask_tcp, ask_udp, echoes
@@ -20,7 +20,7 @@ CONFIG = L2 + vip(VIP) + vip(VIP6)
 MEGABYTE = bytes(range(256)) * 4096
 
 
-@pytest.fixture(scope="module", params=BOTH, autouse=True)
+@pytest.fixture(scope="module", params=MOSTLY_FAST, autouse=True)
 def network() -> Iterator[None]:
     with segment():
         yield

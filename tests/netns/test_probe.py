@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
@@ -114,6 +115,23 @@ def test_it_goes_to_the_declared_port(host: None) -> None:
 
     asyncio.run(story())
     assert seen == [9178]
+
+
+def test_what_has_arrived_is_not_lost_because_nobody_looked_in_time(host: None) -> None:
+    """As when one process sends by the dozen: its turn to look comes when its patience is over."""
+
+    async def others() -> None:
+        time.sleep(0.1)  # noqa: ASYNC251  to be in the way is what it is for
+
+    async def story() -> Sight:
+        prober = Prober()
+        try:
+            sight, _ = await asyncio.gather(prober.fire(shot(), 0.05), others())
+            return sight
+        finally:
+            prober.close()
+
+    assert asyncio.run(story()).what is Seen.ARRIVED
 
 
 def test_somebody_elses_datagram_is_not_ours(host: None) -> None:
