@@ -64,12 +64,24 @@ def local_address(
         there = f"has no IPv{tunnel.version} address" if local.link in observed.links else "is not there"
         return kept, NotYet(f"its local interface {local.link} {there} (yet)")
     assert isinstance(local, LocalTowards)  # "auto" means something else only where no link carries it
-    sources = {
-        target: observed.sources[target]
-        for target in _asked(tunnel, local)
-        if target in observed.sources and observed.sources[target] not in desired.key_of_ip
-    }
+    found = {target: source for target in _asked(tunnel, local) if (source := observed.sources.get(target))}
+    sources = {target: source for target, source in found.items() if not _of_no_use(source, desired)}
+    if found and not sources:
+        source = next(iter(found.values()))
+        what = f"this host would answer from {source}, {_of_no_use(source, desired)}"
+        return kept, NotYet(f"{what}, so its local address is not known (yet)")
     return _towards(sources, kept, bool(local.targets))
+
+
+def _of_no_use(source: Ip, desired: Desired) -> str:
+    """
+    Why no load balancer can send to an address that the kernel would choose as a source; empty if it can.
+
+    With its global address gone a host goes on by its link-local one: routers are reached by theirs (RFC 4861).
+    """
+    if source in desired.key_of_ip:
+        return "a VIP"
+    return "a link-local address" if source.version == 6 and source.is_link_local else ""
 
 
 def _towards(sources: Mapping[Towards, Ip], kept: Ip | None, named: bool) -> tuple[Ip | None, DsrError | None]:
