@@ -122,7 +122,7 @@ class Prober:
             client = Towards(shot.client, shot.vrf)
             if routes.is_local(self._channel, client):
                 return Sight(Seen.UNKNOWN, why=f"{shot.client}, which the self-test says it is, is on this host")
-            if not (shot.bare or routes.sources(self._channel, [client])):
+            if not (shot.bare or routes.reaches(self._channel, client)):
                 return Sight(Seen.UNKNOWN, why=f"no route to {shot.client}: the self-test needs a default route")
         return None
 

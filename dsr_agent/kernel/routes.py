@@ -19,6 +19,7 @@ from dsr_agent.state.model import Ip
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
 _RTA_DST, _RTA_OIF, _RTA_PREFSRC = 1, 4, 7
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
+_ROUTES = (_RTN_UNICAST, _RTN_LOCAL)
 
 
 def is_local(channel: Channel, target: Towards) -> bool:
@@ -27,12 +28,18 @@ def is_local(channel: Channel, target: Towards) -> bool:
     return answer is not None and answer.body[7] == _RTN_LOCAL
 
 
+def reaches(channel: Channel, target: Towards) -> bool:
+    """Whether there is a route to *target*; in a VRF there may be one without an address of its own to send from."""
+    answer = _ask(channel, target)
+    return answer is not None and answer.body[7] in _ROUTES
+
+
 def sources(channel: Channel, targets: Iterable[Towards]) -> dict[Towards, Ip]:
     """The source address towards each of *targets*; those without a route are left out."""
     found = {}
     for target in targets:
         answer = _ask(channel, target)
-        if answer is None or answer.body[7] not in (_RTN_UNICAST, _RTN_LOCAL):
+        if answer is None or answer.body[7] not in _ROUTES:
             continue
         source = dict(attributes(answer.body, _RTMSG.size)).get(_RTA_PREFSRC)
         if source:

@@ -16,8 +16,8 @@ from typing import Protocol, Self
 from tests.lab.machine.job import REPOSITORY
 from tests.lab.outcome import Outcome
 
-# Of a processor. A machine that is emulated never waits; the tests in user-mode Linux mostly do.
-EMULATED, USER_MODE = 1.0, 1 / 3
+# Of a processor. A machine that is emulated never waits; the tests in user-mode Linux often do.
+EMULATED, USER_MODE = 1.0, 0.5
 
 
 @dataclass

@@ -9,7 +9,7 @@ from tests.lab import fleet
 from tests.lab.machine import lanes
 from tests.lab.outcome import Options, Outcome
 
-SHARES = 3  # of the fast tests, each in a machine of its own
+SHARES = 2  # of the fast tests, each in a machine of its own
 TIMEOUT = 1500  # seconds for the tests of a machine
 SLOWER = 2  # under emulation
 LONGER = 4  # with --long

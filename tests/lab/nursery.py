@@ -3,7 +3,8 @@ Where the runs of the program under test come from: a process that has imported 
 
 An interpreter that imports the program needs 1.4 s in user-mode Linux and 7.6 s on the Debian machine, and the tests
 have some 1,500 runs. From the fork on a run is like any other: namespace, environment and files of its own, and it ends
-as an interpreter does. That the program also starts from nothing is shown by ``tests/netns`` and ``tests/installed``.
+as an interpreter does. That the program also starts from nothing is shown by ``tests/netns/test_agent`` and
+``tests/installed``.
 """
 
 from __future__ import annotations

@@ -74,14 +74,17 @@ def table() -> Table | None:
 
 
 def counts() -> dict[tuple[str, str], Count]:
-    """What it has counted, as the agent reads it; which is what nftables reads."""
+    """What it has counted, as the agent reads it; which is what nftables reads, once nothing more is under way."""
     reader = GuardCounts()
     try:
-        found = reader.read() or {}
+        for _ in range(10):
+            found, listed = reader.read() or {}, _counts_listed()
+            if found == listed:
+                break
+        assert found == listed
+        return found
     finally:
         reader.close()
-    assert found == _counts_listed()
-    return found
 
 
 def _counts_listed() -> dict[tuple[str, str], Count]:

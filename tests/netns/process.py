@@ -1,4 +1,4 @@
-"""The program itself, as a process in the test's namespace, with somebody who listens to its notifications."""
+"""The program itself, in the test's namespace, with somebody who listens to its notifications."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from dsr_agent.kernel import monitor, netlink
+from tests.lab.nursery import NURSERY, Child
 
 DEADLINE = 30.0
 PORT = 9177
@@ -81,7 +82,7 @@ class Agent:
         self._ear.bind("\0" + str(folder) if abstract else self._place)
         self._ear.settimeout(DEADLINE)
         self._environ = environ
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Child | None = None
         self.heard: list[str] = []
 
     @property
@@ -95,13 +96,14 @@ class Agent:
     def start(self) -> None:
         """Start it, and wait for nothing."""
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dsr_agent", "run", "--config", str(self.file)],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            argv = ["run", "--config", str(self.file)]
+            if "PYTHONPATH" in self._environ:  # it is to import something else, so it cannot have imported anything
+                words = [sys.executable, "-m", "dsr_agent", *argv]
+                self.process = subprocess.Popen(
+                    words, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            else:
+                self.process = NURSERY.start(argv, self.environment, log, log)
 
     def __enter__(self) -> Self:
         self.start()
@@ -175,8 +177,7 @@ class Agent:
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Another verb with the same file."""
-        argv = [sys.executable, "-m", "dsr_agent", *arguments, "--config", str(self.file)]
-        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False, timeout=DEADLINE)
+        return NURSERY.call([*arguments, "--config", str(self.file)], self.environment, DEADLINE)
 
 
 class Watcher:
