@@ -49,7 +49,7 @@ def _command(reference: bool, lane: str, options: Options) -> tuple[list[str], l
     machine = [sys.executable, "-m", "tests.lab.machine", "--lane", lane, "--timeout", str(limit)]
     machine += ["--profile", "full" if reference else "lean", *(["--env", "DSR_LONG=1"] if options.long else [])]
     pytest = ["--", "python3", "-m", "pytest", "-q", "tests/lab", "--junitxml=out/junit.xml"]
-    pytest += ["--timeout=300" if lane == "qemu" else "--timeout=120", f"--session-timeout={limit - LAST_WORDS}"]
+    pytest += ["--timeout=600" if lane == "qemu" else "--timeout=120", f"--session-timeout={limit - LAST_WORDS}"]
     return machine, [*pytest, *options.marks("reference" if reference else "not reference"), *options.pytest]
 
 

@@ -27,7 +27,7 @@ from tests.lab.siege import Siege, siege
 from tests.lab.spaces import inside
 from tests.lab.world import RS1
 
-TIMES = 100 if LONG else 25
+TIMES = 100 if LONG else 15
 FEWER = 25 if LONG else 10  # where each takes a moment, because the table has to be put back
 PACE = 0.005  # of the attacker, who would otherwise have the only processor to itself
 
@@ -90,7 +90,7 @@ def owned() -> bool:
     return any("owner" in line for line in table().splitlines() if line.split()[:1] == ["flags"])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_flushed_time_and_again(host: Siege, ledger: Ledger) -> None:
     before, ours = table(), owned()
     windows = []
