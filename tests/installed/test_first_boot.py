@@ -168,6 +168,7 @@ def eye() -> Iterator[Eye]:
         yield found
 
 
+@ON_13
 @pytest.mark.parametrize("drift", [drift for drift in (*DRIFTS, *POLLED) if drift.what in WANTED], ids=lambda d: d.what)
 def test_drift_is_repaired_from_inside_the_sandbox(drift: Drift, eye: Eye, ledger: Ledger) -> None:
     before, journal = eye.view(), Journal()
@@ -251,7 +252,7 @@ def freeze() -> None:
     [
         ("systemctl stop, start", stop_and_start, ("stopped; tunnels and VIPs stay",)),
         ("kill -9", kill, ("code=killed", "status=9/KILL")),
-        ("SIGSTOP", freeze, ("Watchdog timeout",)),
+        pytest.param("SIGSTOP", freeze, ("Watchdog timeout",), marks=ON_13),
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
 )

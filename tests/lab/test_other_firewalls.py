@@ -117,8 +117,15 @@ def server() -> Iterator[Eye]:
 
 
 @pytest.mark.usefixtures("server")
-@pytest.mark.parametrize("name", FIREWALLS)
-@pytest.mark.parametrize("first", ["firewall", "agent"])
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        ("firewall", "nftables"),
+        ("agent", "iptables"),
+        pytest.param("firewall", "iptables", marks=pytest.mark.long),
+        pytest.param("agent", "nftables", marks=pytest.mark.long),
+    ],
+)
 def test_beside_the_firewall_of_a_server(name: str, first: str, ledger: Ledger) -> None:
     firewall = FIREWALLS[name]
     if first == "firewall":

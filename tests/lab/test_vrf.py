@@ -15,7 +15,7 @@ from tests.lab.agent import Agent, agent_settings, has_inet_tables, tunnel, vip,
 from tests.lab.guarded import need_guard, nft, refusing
 from tests.lab.ledger import Ledger
 from tests.lab.marking import send_marked
-from tests.lab.marks import BOTH
+from tests.lab.marks import BOTH, NOT_UNDER_EMULATION
 from tests.lab.servers import clean
 from tests.lab.spaces import inside, ip_batch, run, set_sysctls, within
 from tests.lab.traffic import Answer, Stream, ask_tcp, ask_udp, client_ip, echoes
@@ -139,6 +139,7 @@ def test_the_self_test_arrives(agent: Agent) -> None:
     assert not lost, "\n".join(lost)
 
 
+@NOT_UNDER_EMULATION
 def test_the_doctor_finds_nothing(agent: Agent) -> None:
     """It asks the VRF's routes for the way back; and a link that is outside, it names."""
     with Stream("192.0.2.10", PORT, 20) as stream:
@@ -153,6 +154,7 @@ def test_the_doctor_finds_nothing(agent: Agent) -> None:
     assert (said.returncode, "to mend it: ip link set dsr-ipip master blue" in said.stdout) == (1, True), said.stdout
 
 
+@NOT_UNDER_EMULATION
 @pytest.mark.parametrize(
     ("command", "repaired", "address"),
     [
@@ -175,6 +177,7 @@ def test_what_is_undone_is_put_back(command: str, repaired: str, address: str, a
     assert tally.wrong == 0
 
 
+@NOT_UNDER_EMULATION
 def test_nothing_is_lost_while_the_agent_is_away(agent: Agent) -> None:
     with Stream("192.0.2.10", PORT, 50) as stream:
         stream.wait_answered(5)
@@ -297,6 +300,7 @@ def test_nothing_out_of_a_tunnel_is_forwarded(agent: Agent) -> None:
 # --- the VRF itself ---------------------------------------------------------------------------------------------------
 
 
+@NOT_UNDER_EMULATION
 def test_a_vrf_that_goes_and_comes_back(server: Services, agent: Agent) -> None:
     """It is said what is missing; once it is there again, all is as before."""
     mark = agent.mark()
@@ -312,6 +316,7 @@ def test_a_vrf_that_goes_and_comes_back(server: Services, agent: Agent) -> None:
     wait_for(lambda: agent.call("probe").returncode == 0, "the self-test arrives again")
 
 
+@NOT_UNDER_EMULATION
 def test_out_of_the_vrf_and_into_it_by_reload(agent: Agent) -> None:
     """The port is opened anew where its packets arrive, and the links are moved."""
     do("ip link set eth0 nomaster")
@@ -330,6 +335,7 @@ def test_out_of_the_vrf_and_into_it_by_reload(agent: Agent) -> None:
     wait_for(lambda: agent.call("probe").returncode == 0, "the self-test arrives")
 
 
+@NOT_UNDER_EMULATION
 def test_only_what_is_inside_is_in_the_vrf(agent: Agent) -> None:
     """The card is outside, so the packets arrive there, at a port there; answers take the VRF's routes."""
     do("ip link set eth0 nomaster")
