@@ -62,7 +62,8 @@ def _network() -> None:
         Path("/etc/systemd/system", name).write_text(text)
     folder = Path("/run/systemd/system/dsr-agent.service.d")
     folder.mkdir(parents=True)
-    (folder / "test.conf").write_text("[Service]\nWatchdogSec=10\n")  # not so long that everybody gets tired
+    # Not so long that everybody gets tired, but long enough for a machine that is emulated on a busy host.
+    (folder / "test.conf").write_text("[Service]\nWatchdogSec=15\nTimeoutStartSec=300\n")
     run("systemctl", "daemon-reload")
     run("systemctl", "enable", "--quiet", *UNITS)
     run("systemctl", "start", "lab-network.service")
@@ -240,11 +241,18 @@ def stop_and_start() -> None:
 
 
 def kill() -> None:
-    os.kill(pid(), signal.SIGKILL)
+    os.kill(running(), signal.SIGKILL)
 
 
 def freeze() -> None:
-    os.kill(pid(), signal.SIGSTOP)
+    os.kill(running(), signal.SIGSTOP)
+
+
+def running() -> int:
+    """The agent's process; there is one, for a signal to process 0 would go to the tests themselves."""
+    found = pid()
+    assert found, "\n".join(Journal.all()[-15:])
+    return found
 
 
 @pytest.mark.parametrize(
