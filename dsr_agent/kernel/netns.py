@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from enum import Enum, auto
 from pathlib import Path
 
 from dsr_agent.kernel.refusals import explain
@@ -17,6 +18,15 @@ from dsr_agent.state.errors import DsrError, NotPermitted, NotYet
 NAMED = Path("/run/netns")
 
 _CLONE_NEWNET = 0x40000000
+_OWN = "/proc/thread-self/ns/net"
+
+
+class Name(Enum):
+    """What has become of the name of a namespace."""
+
+    KEPT = auto()
+    GONE = auto()
+    TAKEN = auto()
 
 
 def path_of(netns: str) -> Path:
@@ -43,12 +53,23 @@ def enter(netns: str | None) -> None:
     except OSError as error:
         raise explain(error.errno or 0, f"cannot open network namespace {path}") from None
     try:
-        if os.path.samestat(os.fstat(there), os.stat("/proc/thread-self/ns/net")):
+        if os.path.samestat(os.fstat(there), os.stat(_OWN)):
             return
         if ctypes.CDLL(None, use_errno=True).setns(there, _CLONE_NEWNET) != 0:
             raise _refused(netns, path, ctypes.get_errno())
     finally:
         os.close(there)
+
+
+def name_of_ours(netns: str) -> Name:
+    """Whether *netns*, which this process entered, is still what its namespace is called, or another one is."""
+    try:
+        there, ours = path_of(netns).stat(), os.stat(_OWN)
+    except OSError:
+        return Name.GONE
+    if there.st_dev != ours.st_dev:  # "ip netns add" makes an ordinary file first, and mounts the namespace over it
+        return Name.GONE
+    return Name.KEPT if there.st_ino == ours.st_ino else Name.TAKEN
 
 
 def _made(netns: str) -> str:

@@ -19,7 +19,7 @@ from dsr_agent.kernel.host import Host
 from dsr_agent.kernel.netns import path_of
 from dsr_agent.kernel.probe import Prober
 from dsr_agent.reconcile.loop import Reconciler, Rhythm
-from dsr_agent.service import arrivals, other_firewalls
+from dsr_agent.service import arrivals, namespace, other_firewalls
 from dsr_agent.service.board import Board, sentence
 from dsr_agent.service.checks import memory
 from dsr_agent.service.checks.memory import Memory
@@ -31,7 +31,7 @@ from dsr_agent.service.narrator import Narrator
 from dsr_agent.service.notify import Notifier
 from dsr_agent.service.probing import SelfTest
 from dsr_agent.service.span_keeper import DRAIN, HOLD, Keepers, SpanKeeper, place
-from dsr_agent.state.errors import ConfigError
+from dsr_agent.state.errors import ConfigError, DsrError
 from dsr_agent.state.report import Cause, Report
 from dsr_agent.truth.spans import Spans
 
@@ -68,6 +68,7 @@ class Daemon:
         self._checks = Checks(self._board, loaded.settings.check, Memory(memory.place(os.environ)))
         self._web: Web | None = None
         self._aside: asyncio.Task[None] | None = None
+        self._misplaced: DsrError | None = None
         self._self_test = SelfTest(self._board, loaded.settings.probe, SteadyClock(), Prober)
         self._reconciler = Reconciler(
             host,
@@ -79,7 +80,7 @@ class Daemon:
         )
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT; on SIGHUP, read the file again."""
+        """Until SIGTERM or SIGINT; on SIGHUP, read the file again. Raises `DsrError` where it cannot do its work."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -94,6 +95,8 @@ class Daemon:
                 self._aside.cancel()
             if self._web:
                 self._web.stop()
+        if self._misplaced:
+            raise self._misplaced
         log.info(
             "stopped; tunnels and VIPs stay as they are (dsr-agent teardown removes them)",
             extra=carrying(Kind.STOPPED),
@@ -138,6 +141,7 @@ class Daemon:
             _kept_up("holds", self._keepers.holds.watch),
             _kept_up("held VIPs", self._follow_holds),
             _kept_up("arrivals", lambda: arrivals.watch(self._board, self._keepers.drains.changed)),
+            _kept_up("the network namespace", self._stay),
         )
 
     def _make_web(self) -> Web:
@@ -147,6 +151,12 @@ class Daemon:
         web = assembly.web(self._board, self._keepers, self._host.farewells, lambda: self._host.announcements_lost)
         web.start(assembly.wanted(self._loaded.settings))
         return web
+
+    async def _stay(self) -> None:
+        """End when the name of this network namespace is another one's: whoever starts this again starts it there."""
+        if netns := self._loaded.settings.agent.netns:
+            self._misplaced = await namespace.replaced(netns, lambda: self._loaded.settings.agent.poll_interval)
+            self._stop()
 
     def _show_drains(self, spans: Spans) -> None:
         self._board.drains = spans

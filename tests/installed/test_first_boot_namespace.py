@@ -54,3 +54,11 @@ def test_systemd_has_it_work_there() -> None:
     run("ip", "-n", NAME, "address", "del", f"{VIP}/32", "dev", "lo")
     journal.wait(VIP, "put back")
     assert on_lo() == set(VIPS), "what was here is left alone"
+
+
+def test_in_one_that_is_made_anew_it_is_started_again() -> None:
+    run("ip", "netns", "del", NAME)
+    run("ip", "netns", "add", NAME)
+    wait_for(lambda: VIP in there(), "the VIP is there again")
+    wait_for(lambda: active() and in_sync(), "it looks after it")
+    assert on_lo() == set(VIPS)

@@ -113,6 +113,21 @@ def test_teardown_needs_no_file_and_of_a_bad_one_only_where_to_go(name: str, tmp
     assert VIP not in addresses(name)[0]
 
 
+def test_one_that_is_made_anew_is_where_it_starts_again(name: str, tmp_path: Path) -> None:
+    """The old one lives on as long as the agent works in it, and nobody would see what is missing in the new one."""
+    file = tmp_path / "dsr-agent.toml"
+    file.write_text(f'[agent]\nnetns = "{name}"\npoll_interval = 0.5\n[[vip]]\naddress = "{VIP}"\n')
+    with Agent(file) as agent:
+        sh(f"ip netns del {name}")
+        line = agent.says("was deleted")
+        assert f"network namespace {name} was deleted (no /run/netns/{name} any more)" in line
+        sh(f"ip netns add {name}")
+        assert f"network namespace {name} was made anew, and this agent is in the old one" in agent.says("made anew")
+        assert agent.process.wait(30) == 1, "systemd is to start it again"
+    with Agent(file):
+        assert VIP in addresses(name)[0]
+
+
 def test_a_reload_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
     """What runs goes on as before, and it is said what to do."""
     file = written(tmp_path, name)
