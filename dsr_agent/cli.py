@@ -199,9 +199,10 @@ async def _doctor(arguments: argparse.Namespace) -> int:
 
     loaded = _arrived(_loader(arguments)())
     named = _named(arguments, loaded) or list(loaded.desired.vips)
-    loaded = replace(loaded, desired=_without(loaded.desired, _holds(loaded, _says(loaded, running()))))
+    says = _says(loaded, running())
+    loaded = replace(loaded, desired=_without(loaded.desired, _holds(loaded, says)))
     async with Host() as host:
-        todo, observed = await plan_now(host, loaded.desired)
+        todo, observed = await doctor.look(host, loaded.desired, (says or {}).get("fights", ()))
     found = diagnose(await doctor.examine(loaded, todo, observed, named, arguments.seconds))
     if arguments.json:
         _print_json(printing_doctor.diagnosed_json(found))

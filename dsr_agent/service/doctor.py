@@ -21,9 +21,11 @@ from dsr_agent.kernel.capture_filter import Sought
 from dsr_agent.kernel.guard_counts import GuardCounts
 from dsr_agent.kernel.namespaces import Elsewhere, listening
 from dsr_agent.kernel.netlink import Channel
+from dsr_agent.kernel.port import Kernel
 from dsr_agent.kernel.sockets import SocketTable
 from dsr_agent.kernel.sysctl_files import settings_of
 from dsr_agent.kernel.trace import ForeignDrop, foreign_chains, foreign_drops
+from dsr_agent.reconcile.loop import plan_now
 from dsr_agent.reconcile.protection import told_mss
 from dsr_agent.reconcile.resolve import Wanted, resolve
 from dsr_agent.service import selftest
@@ -43,7 +45,31 @@ from dsr_agent.truth.probe import Pair, clients
 
 _TRIED = 64  # VIPs; of 10,000 behind the same tunnels, these say it for the others
 _ASKED_ABOUT = 3  # clients of each VIP
+_LOOKS, _BETWEEN = 10, 0.1  # seconds; whoever undoes something over and over has done it again by then
 _ROOT = Path("/")
+
+
+async def look(kernel: Kernel, desired: Desired, fights: Collection[str]) -> tuple[Plan, Observed]:
+    """
+    What is to be done here, and what there is: while what the agent is in *fights* about (its keys) is undone.
+
+    Between a repair and the next time that it is undone all looks well, and the cause would be sought elsewhere. If it
+    is not seen undone within `_LOOKS` looks, the one counts that saw most of it.
+    """
+    todo, observed = await plan_now(kernel, desired)
+    fewest = _unseen(fights, todo)
+    for _ in range(_LOOKS):
+        if not fewest:
+            break
+        await asyncio.sleep(_BETWEEN)
+        again = await plan_now(kernel, desired)
+        if (unseen := _unseen(fights, again[0])) < fewest:
+            (todo, observed), fewest = again, unseen
+    return todo, observed
+
+
+def _unseen(fights: Collection[str], todo: Plan) -> int:
+    return len(set(fights) - {str(action.key) for action in todo.actions})
 
 
 async def examine(

@@ -133,10 +133,14 @@ class Watch:
         return 0, "no answer"
 
     def unready(self, since: float) -> dict[str, float]:
-        """The VIPs that were told to be anything but ready after *since*, and after how many seconds for the first."""
+        """
+        The VIPs that were told to be anything but ready after *since*, and after how many seconds for the first.
+
+        No answer counts if it is the last word: the machine itself may stand still for longer than `_ask` waits.
+        """
         found: dict[str, float] = {}
         for moment, address, status in list(self.changes):
-            if moment >= since and status != 200:
+            if moment >= since and (status or self.told[address]) != 200:
                 found.setdefault(address, moment - since)
         return found
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.agent import has_inet_tables
+from tests.lab.agent import has_inet_tables, wait_for
 from tests.lab.fault_parts import RUNNING, Fault
 from tests.lab.fault_world import FaultWorld
 from tests.lab.faults import FAULTS
@@ -60,10 +60,12 @@ def test_it_is_told_named_and_got_over(fault: Fault, scene: FaultWorld, table: T
         pytest.skip("this kernel has no nftables family inet")
     scene.have_agent(fault.agent)
     scene.flowing()
-    injected = time.monotonic()
+    mark, injected = scene.agent.mark(), time.monotonic()
     try:
         fault.inject(scene)
         scene.watch.until(fault.unready, False, "503")
+        if fault.fresh:  # until it is known to be fought over, it is just put back, and soon all is well
+            wait_for(lambda: "somebody keeps undoing it" in scene.agent.said(mark), "it is a fight")
         told = time.monotonic()
         causes = scene.doctor()
         cut = scene.cut(told, time.monotonic() - 0.3)
