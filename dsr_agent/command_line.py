@@ -84,7 +84,9 @@ def _span(text: str) -> float:
     match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip(), re.ASCII)
     found = [int(part or 0) for part in match.groups()] if match else []
     seconds = sum(number * unit for number, unit in zip(found, (86400, 3600, 60, 1), strict=False))
-    if not 0 < seconds <= LONGEST:
+    if seconds > LONGEST:
+        raise argparse.ArgumentTypeError(f"found {text!r}: write a time such as 10m, at most {LONGEST / 86400:.0f}d")
+    if not seconds:
         raise argparse.ArgumentTypeError(f"found {text!r}: write a time such as 10m, 1h30m or 90s")
     return float(seconds)
 

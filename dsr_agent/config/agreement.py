@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from ipaddress import ip_address
 
 from dsr_agent.config import code_points, vrfs
 from dsr_agent.config.origins import Place
@@ -38,6 +39,32 @@ def disagreements(tunnels: Tunnels, vips: Vips, where: Where, names: Set[str] | 
         yield from _unknown_tunnels(vips, where, names)
     if None not in tunnels:
         yield from code_points.disagreements([tunnel for tunnel in tunnels if tunnel], vips, where)
+
+
+def same_doors(http: Sequence[str], agent_check: Sequence[str], where: Where) -> Iterator[Refusal]:
+    """Places at which HTTP is served and agent checks are to be answered, too: only one of them can have it."""
+    for index, door in enumerate(agent_check):
+        for taken, other in enumerate(http):
+            if _clash(door, other):
+                place = where(("agent_check", "listen", index))
+                first = where(("http", "listen", taken)).seen_from(place)
+                yield place, f'found "{door}", where HTTP is served ({first}): write another port'
+                break
+
+
+def _clash(one: str, other: str) -> bool:
+    """A socket for all addresses wants them all; one for all of IPv6 leaves IPv4 alone."""
+    (host, _, port), (host2, _, port2) = one.rpartition(":"), other.rpartition(":")
+    (name, vrf), (name2, vrf2) = _without_vrf(host), _without_vrf(host2)
+    if (port, vrf) != (port2, vrf2):
+        return False
+    everywhere = bool({name, name2} & {"0.0.0.0", "[::]"})
+    return name == name2 or (everywhere and name.startswith("[") == name2.startswith("["))
+
+
+def _without_vrf(host: str) -> tuple[str, str]:
+    bare, _, vrf = host.removesuffix("]").partition("%")
+    return bare + "]" * host.endswith("]"), vrf
 
 
 def _groups(keys: Iterable[tuple[int, object]]) -> Iterator[tuple[object, list[int]]]:
@@ -89,6 +116,8 @@ def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
         )
         names = list(dict.fromkeys(tunnel.encapsulation for tunnel in these))
         one = "write one [[tunnel]] with the load balancers of all of them, or " if len(names) == 1 else ""
+        if not any(tunnel.load_balancers for tunnel in these) and first.version == 4:  # "any" does not say which
+            one = "for IPv6 outside write an IPv6 address of this host as the local of one, or "
         yield (
             place,
             (
@@ -129,11 +158,22 @@ def _same_vip(vips: Vips, where: Where) -> Iterator[Refusal]:
             before = where(("vip", first)).seen_from(place)
             yield place, f"{vip.address} is a VIP already ({before}): remove one of them"
             continue
+        if (named := _address_in(vip.name)) and named != vip.address:
+            place = where(("vip", index, "name"))
+            yield place, f'found "{vip.name}", another address than its own: write a word, e.g. "radius"'
+            continue
         first = names.setdefault(vip.name, index)
         if first != index:
             place = where(("vip", index, "name"))
             before = where(("vip", first)).seen_from(place)
             yield place, f'two VIPs are named "{vip.name}" ({before}): give one of them another name'
+
+
+def _address_in(name: str) -> Ip | None:
+    try:
+        return ip_address(name)
+    except ValueError:
+        return None
 
 
 def _vip_of_a_host(tunnels: Tunnels, vips: Vips, where: Where) -> Iterator[Refusal]:

@@ -116,6 +116,13 @@ class CheckSettings(Section):
             raise Refused(f"{found}, and {other} too: remove one of them")
         return value
 
+    @field_validator("vips")
+    @classmethod
+    def _of_somebody(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value == ():
+            raise Refused("found an empty list, so nothing is asked: name VIPs, or remove this line for all of them")
+        return value
+
     @field_validator("service")
     @classmethod
     def _of_its_transport(cls, value: str | None, info: ValidationInfo) -> str | None:

@@ -17,7 +17,7 @@ Checks = Sequence[CheckSettings | None]
 
 def wrong_checks(checks: Checks, vips: Vips, where: Where, *, complete: bool) -> Iterator[Refusal]:
     """
-    VIPs that are not there, and two checks of one VIP with one name.
+    VIPs that are not there, two checks of one VIP with one name, and questions that cannot be asked from their source.
 
     *complete*: all VIPs that there are have been read, so that a missing one can be told. Pure.
     """
@@ -33,6 +33,26 @@ def wrong_checks(checks: Checks, vips: Vips, where: Where, *, complete: bool) ->
             by_name.setdefault(check.name, []).append(index)
     for indices in by_name.values():
         yield from _same_name([(index, check) for index in indices if (check := checks[index])], vips, where)
+    for index, check in enumerate(checks):
+        if check and check.source and (why := _wrong_source(check, vips)):
+            yield where(("check", index, "source")), f'found "{check.source}", {why}'
+
+
+def _wrong_source(check: CheckSettings, vips: Vips) -> str:
+    """A question from a VIP is answered from the VIP by accident; and from one version of IP nobody asks the other."""
+    source = check.source
+    concerned = [vip for vip in vips if vip and check.concerns(vip.address, vip.name, vip.services)]
+    if any(vip and vip.address == source for vip in vips):
+        return "a VIP: write an address that is this host's own, or remove this line"
+    other = next((vip for vip in concerned if source and vip.address.version != source.version), None)
+    if other is None or source is None:
+        return ""
+    version, mine = other.address.version, [vip for vip in concerned if vip.address.version == source.version]
+    if not mine:
+        return f"and VIP {other.address} is asked over IPv{version}: write an IPv{version} address, or remove this line"
+    listed = ", ".join(f'"{vip.address}"' for vip in mine[:SHOWN]) + (", ..." if len(mine) > SHOWN else "")
+    remedy = f"write vips = [{listed}], and a [[check]] of their own for the others"
+    return f"and VIP {other.address} is asked over IPv{version}, too: {remedy}"
 
 
 def _same_name(checks: list[tuple[int, CheckSettings]], vips: Vips, where: Where) -> Iterator[Refusal]:

@@ -38,7 +38,17 @@ def disagreements(
             key = ("vip", index) if vip.tunnels is None else ("vip", index, "tunnels", named.index(through[0]))
             remedy = "write dscp = 7, with the code point that the balancer gives it"
             yield where(key), f"packets of {through[0]} are known by their code point, and this VIP has none: {remedy}"
+        found = [looking[name].local for name in through]
+        if vip.dscp is not None and found and not any(_can_be(local, vip.address.version) for local in found):
+            place, other = where(("vip", index, "dscp")), f"IPv{vip.address.version}"
+            told = f'found {vip.dscp}, and {through[0]} looks for it at "{found[0]}" only, where no {other} arrives'
+            yield place, f"{told}: write a {_TUNNEL} of its own, with an {other} address of this host as its local"
     yield from _shared(looking, every, vips, where)
+
+
+def _can_be(local: object, version: int) -> bool:
+    """Whether there may be packets of that version where a tunnel looks; of an interface that is not known yet."""
+    return isinstance(local, str) or getattr(local, "version", version) == version
 
 
 def _shared(

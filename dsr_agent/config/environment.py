@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from dsr_agent.config.settings import (
     ENV_DELIMITER,
     ENV_PREFIX,
+    AgentCheckSettings,
     AgentSettings,
     GuardSettings,
     HttpSettings,
@@ -51,6 +52,7 @@ VARIABLES: Mapping[str, KeyPath] = {
         *((section,) for section in Settings.model_fields),
         *(("agent", key) for key in AgentSettings.model_fields),
         *(("http", key) for key in HttpSettings.model_fields),
+        *(("agent_check", key) for key in AgentCheckSettings.model_fields),
         *(("guard", key) for key in GuardSettings.model_fields),
         *(("listeners", key) for key in ListenersSettings.model_fields),
         *(("probe", key) for key in ProbeSettings.model_fields),

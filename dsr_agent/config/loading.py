@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import InitSettingsSource
 
 from dsr_agent.config import files, refusals, values
-from dsr_agent.config.agreement import Refusal, disagreements
+from dsr_agent.config.agreement import Refusal, disagreements, same_doors
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.config.checks import exposed, wrong_checks
 from dsr_agent.config.desired import desired
@@ -76,6 +76,8 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Loaded:
     checks = settings.check if settings else _readable(CheckSettings, raw.get("check"))
     names = None if unread or merged.wrong else _names(tunnels, raw)
     refused += disagreements(tunnels, vips, origins.place, names)
+    if settings:
+        refused += same_doors(settings.http.listen, settings.agent_check.listen, origins.place)
     refused += wrong_checks(checks, vips, origins.place, complete=not unread and not merged.wrong)
     lines = [*unread, *environment.refusals, *(f"{place}: {text}" for place, text in sorted(refused, key=_order))]
     if lines or settings is None:
@@ -166,10 +168,13 @@ def _names(tunnels: Sequence[TunnelSettings | None], raw: Mapping[str, Any]) -> 
         entry = raw["tunnel"][index] if tunnel is None else {"name": tunnel.name}
         if not isinstance(entry, dict):
             return None
-        name = entry.get("name", f"dsr-{entry.get('encapsulation')}")
-        if not isinstance(name, str):
+        name, encapsulation = entry.get("name"), entry.get("encapsulation")
+        if isinstance(name, str):
+            names.add(name)
+        elif name is None and encapsulation in values.ENCAPSULATIONS:
+            names |= {f"dsr-{encapsulation}", f"dsr-{encapsulation}6"}  # which one goes by what may be wrong
+        else:
             return None
-        names.add(name)
     return names
 
 

@@ -102,10 +102,10 @@ def _text(error: ErrorDetails, from_json: bool) -> str:
 def unknown_key(section: str, key: str) -> str:
     """What to do about a *key* that *section* does not have."""
     known = KEYS[section]
-    homes = [heading(other) for other, keys in KEYS.items() if key in keys]
-    if homes:
-        return f"unknown key here: it belongs in {' or '.join(homes)}"
     near = closest(key, known)
+    homes = [heading(other) for other, keys in KEYS.items() if key in keys]
+    if homes and not near:
+        return f"unknown key here: it belongs in {' or '.join(homes)}, and {heading(section)} has {quoted(known)}"
     return "unknown key: " + (f'did you mean "{near}"?' if near else f"{heading(section)} has {quoted(known)}")
 
 

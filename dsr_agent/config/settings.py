@@ -243,6 +243,13 @@ class TunnelSettings(Section):
             raise Refused("is missing: write port = 5555, with the UDP port that the load balancers send to")
         return value
 
+    @field_validator("name", mode="after")
+    @classmethod
+    def _not_where_it_arrives(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("local"):
+            raise Refused(f"found {show(value)}, and local is that too: name is what this tunnel's own link is called")
+        return value
+
     @field_validator("vrf", mode="after")
     @classmethod
     def _not_itself(cls, value: object, info: ValidationInfo) -> object:

@@ -26,6 +26,7 @@ FALLBACK_POLICIES = ("auto", "down", "ignore")
 VIP_EXAMPLE = "192.0.2.10"
 AUTO = "auto"
 ANY = "any"
+_LONGEST_NAME = 200  # bytes; a balancer that asks about a VIP is read for 256
 
 
 _SERVICE = re.compile(r"(udp|tcp)/([1-9][0-9]{0,4})")
@@ -218,6 +219,10 @@ def vip_name(value: object) -> str:
     if not name.strip() or not name.isprintable():
         why = "without a visible character" if not name.strip() else "with characters that cannot be printed"
         raise Refused(f'found {show(name)}, {why}: write a name, e.g. "radius"')
+    if name != name.strip():  # a balancer's question is read without the blanks around it
+        raise Refused(f'found {show(name)}, with blanks around it: write "{name.strip()}"')
+    if len(name.encode()) > _LONGEST_NAME:
+        raise Refused(f"found {show(name)}: write a name of at most {_LONGEST_NAME} bytes")
     return name
 
 

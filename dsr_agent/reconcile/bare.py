@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 from dsr_agent.reconcile.vrfs import vrf_of
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet, Undecided
 from dsr_agent.state.local import LocalAddress, LocalOf
-from dsr_agent.state.model import Address, AddressKey, Desired, Ip, Observed, Tunnel, TunnelKey
+from dsr_agent.state.model import Address, AddressKey, Desired, Ip, Network, Observed, Tunnel, TunnelKey
 
 # One value counts for every link, also for one that is plugged in later or has no address yet.
 EVERY_SEGMENT = "all"
@@ -51,7 +52,7 @@ def resolve_bare(desired: Desired, observed: Observed, theirs: Mapping[AddressKe
                 problems.append(
                     Problem(TunnelKey(name), NotYet(f"its interface {tunnel.local.link} is not there (yet)"))
                 )
-    return Bare(marked_at, silent_on, (*problems, *_talkative(desired, observed)))
+    return Bare(marked_at, silent_on, (*problems, *_nowhere_marked(desired, marked_at), *_talkative(desired, observed)))
 
 
 def _arrivals(
@@ -91,6 +92,15 @@ def _no_arrival(
     return NotYet("this host has no address (yet) that packets could be sent to")
 
 
+def _nowhere_marked(desired: Desired, marked_at: Mapping[str, frozenset[Ip]]) -> Iterator[Problem]:
+    """VIPs of a version of IP of which no packet can arrive where their code point is looked for."""
+    for key, vip in desired.vips.items() if marked_at else ():
+        found = [ip for name in vip.tunnels for ip in marked_at.get(name, ())] if vip.dscp is not None else []
+        if found and not any(ip.version == key.ip.version for ip in found):
+            text = f"this host has no IPv{key.ip.version} address (yet) at which its marked packets could arrive"
+            yield Problem(key, NotYet(text, "add one, or correct local in its [[tunnel]]"))
+
+
 def over_segments(desired: Desired) -> frozenset[AddressKey]:
     """The VIPs whose requests come over a segment as they are (``l2``)."""
     over = {name for name, tunnel in desired.tunnels.items() if tunnel.encapsulation == "l2"}
@@ -110,9 +120,23 @@ def _segments(desired: Desired) -> Iterator[str]:
 
 
 def on_talkative_devices(desired: Desired, observed: Observed) -> frozenset[AddressKey]:
-    """The VIPs that come over a segment, and are to be on a link that answers for its addresses, whatever is set."""
+    """
+    The VIPs that are to be on a link which answers for its own addresses, whatever is set (``arp_ignore`` of 1 spares
+    those), where somebody asks it for them: they come over a segment as they are, or are of the link's own network.
+    """
     names = {name for name in desired.devices if name in observed.links and observed.links[name].answers_arp}
-    return frozenset(key for key in over_segments(desired) if key.link in names) if names else frozenset()
+    if not names or not desired.silence_arp:
+        return frozenset()
+    over = over_segments(desired)
+    networks: dict[str, list[Network]] = {name: [] for name in names}
+    for key in observed.addresses:
+        if key.link in names and key.prefixlen < key.ip.max_prefixlen:
+            networks[key.link].append(ip_network((key.ip, key.prefixlen), strict=False))
+    return frozenset(
+        key
+        for key in desired.vips
+        if key.link in names and (key in over or any(key.ip in network for network in networks[key.link]))
+    )
 
 
 def _talkative(desired: Desired, observed: Observed) -> Iterator[Problem]:

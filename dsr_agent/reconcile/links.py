@@ -80,10 +80,9 @@ def _plan_link(item: Carried, links: dict[str, Link], observed: Observed, steps:
 
 def _not_ours(found: Link, wanted: Link) -> Foreign:
     what = f"{found.kind or 'device'}" + (f" {found.outer}" if found.outer else "")
-    return Foreign(
-        f"link {found.name} is not ours, and is not what the tunnel needs ({what}, wanted {wanted.outer})",
-        "remove or rename it, or give the tunnel another name",
-    )
+    text = f"link {found.name} is not ours, and is not what the tunnel needs ({what}, wanted {wanted.outer})"
+    aside = "remove or rename it, or " if found.kind else ""  # that of a network card is not advice
+    return Foreign(text, f"{aside}give the tunnel another name")
 
 
 def _belongs_elsewhere(found: Link, wanted: Link) -> Foreign:

@@ -16,9 +16,8 @@ from dsr_agent.state.why import Why
 
 def steps(wanted: Wanted, observed: Observed) -> Iterator[WriteSysctl]:
     """What is to be raised."""
-    ours = {item.link.name for item in wanted.carried}
     for name, sysctl in wanted.sysctls:
-        if name not in ours and not satisfied(sysctl, observed):
+        if sysctl.at_least and not satisfied(sysctl, observed):
             yield WriteSysctl(sysctl, name, Why.CHANGED)
 
 

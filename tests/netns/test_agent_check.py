@@ -44,9 +44,11 @@ def running(folder: Path, config: str = CONFIG + VIPS) -> Iterator[Agent]:
 
 
 def test_what_is_answered(tmp_path: Path) -> None:
-    with running(tmp_path) as agent:
+    named = '[[vip]]\naddress = "192.0.2.12"\nname = "zürich"\n'
+    with running(tmp_path, CONFIG + VIPS + named) as agent:
         for question in (ONE, f"{ONE}\n", f"{ONE}\r\n", "radius\n", "", "\n", "\r\n"):
             assert told(question.encode()) == "up ready\n", question
+        assert told("zürich\n".encode()) == "up ready\n"
         assert told(b"192.0.2.99\n") == "down #no VIP of that name or address: 192.0.2.99\n"
         agent.call("drain", ONE)
         assert [told(f"{vip}\n".encode()) for vip in (ONE, TWO, "")] == ["up drain\n", "up ready\n", "up ready\n"]

@@ -167,6 +167,11 @@ async def test_nobody_there_is_heard_at_once() -> None:
     assert (await asked("radius")).reason is Reason.REFUSED
 
 
+@pytest.mark.parametrize(("protocol", "service"), [("radius", "udp/1812"), ("tacacs", "tcp/49"), ("http", "tcp/80")])
+async def test_from_an_address_of_the_other_version_of_ip_nobody_can_be_asked(protocol: str, service: str) -> None:
+    assert (await asked(protocol, source="2001:db8:1::1", service=service)).reason is Reason.ERROR
+
+
 async def test_what_cannot_be_asked(tmp_path: Path) -> None:
     """It says nothing about the application, and shows nothing."""
     for keys in ({"source": "203.0.113.1"}, {"secret": None, "secret_file": str(tmp_path / "none")}):

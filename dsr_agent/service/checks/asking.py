@@ -83,7 +83,9 @@ async def ask(check: CheckSettings, target: Target) -> Answer:
     except (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError):
         answer = Answer(Reason.BAD_ANSWER, f"{target} closed the connection without an answer", _silence(check, target))
     except OSError as error:
-        reason = Reason.ERROR if error.errno in _NOT_SENT else Reason.REFUSED
+        # An address to ask from of the other version of IP is a name that cannot be resolved, to the library.
+        unsent = isinstance(error, socket.gaierror) or error.errno in _NOT_SENT
+        reason = Reason.ERROR if unsent else Reason.REFUSED
         answer = Answer(reason, f"{target} cannot be reached from {target.source}: {error.strerror or 'unknown error'}")
     except Exception as error:  # a check that stumbles says nothing of the VIP; and what it stumbled over may be secret
         answer = Answer(Reason.ERROR, f"the check failed ({type(error).__name__})")

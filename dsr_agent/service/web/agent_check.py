@@ -110,6 +110,6 @@ class _Check(asyncio.Protocol):
     def _answer(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        name = self._asked.partition(b"\n")[0][:_LONGEST_QUESTION].decode("ascii", "replace").strip()
+        name = self._asked.partition(b"\n")[0][:_LONGEST_QUESTION].decode("utf-8", "replace").strip()
         self._transport.write(self._of(name).encode("ascii", "replace") + b"\n")
         self._transport.close()
