@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 from dsr_agent.guard.expressions import (
     ACCEPT,
@@ -27,7 +28,7 @@ from dsr_agent.guard.headers import gre_headers, later_fragment, udp_headers
 from dsr_agent.guard.reasons import Reason
 from dsr_agent.guard.sets import ADDRESS, element, hashed, joined, networks_of
 from dsr_agent.state.model import Ip, Network
-from dsr_agent.state.table import Chain, FilterSet
+from dsr_agent.state.table import Chain, FilterSet, Table
 
 _FROM, _FROM6 = "from-", "from6-"
 _IP = {4: "ip", 6: "ip6"}
@@ -86,6 +87,16 @@ def tunnel_counted_in(name: str) -> str:
 def versions_of(entrances: Entrances) -> tuple[int, ...]:
     """Of the outer headers; without entrances those of IPv4, so that the table always has its sets."""
     return tuple(sorted({entrance.version for entrance in entrances} or {4}))
+
+
+def senders_at(there: Table, local: Ip, port: int) -> Iterator[Network]:
+    """Who may send to a UDP port, as the table *there* says."""
+    for prefixlen in range(local.max_prefixlen + 1):
+        found = there.sets.get(_pairs(UDP, local.version, prefixlen))
+        for element_ in found.elements if found else ():
+            at, number, network = json.loads(element_)["concat"]
+            if (ip_address(at), number) == (local, port):
+                yield ip_network((network, prefixlen))
 
 
 def locals_of(version: int) -> str:

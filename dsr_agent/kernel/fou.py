@@ -148,4 +148,6 @@ def _explain(action: PortAction, code: int, text: str) -> DsrError | None:
             f"cannot {action}: another program has that port",
             f"ss -lnup sport = {action.port.number} says which, or ip fou show; stop it, or write another port",
         )
+    if code == errno.EADDRNOTAVAIL:
+        return NotYet(f"cannot {action}: that address is not on this host (yet)")
     return explain(code, f"cannot {action}", text)

@@ -43,6 +43,9 @@ _VRF = "vrf"
 _GONE = "link "  # no link can be called so
 
 # Any address, in the outer header of each kind.
+# Links whose device decides about what they take: ipip6_tunnel_lookup (net/ipv6/sit.c), ip6_tnl_rcv_ctl
+# (net/ipv6/ip6_tunnel.c). The others only prefer what arrives by it.
+_BOUND = frozenset({"sit", "ip6tnl"})
 _ANY = {"ipip": "0.0.0.0", "sit": "0.0.0.0", "gre": "0.0.0.0", "ip6tnl": "::", "ip6gre": "::"}
 
 
@@ -139,7 +142,7 @@ def _parse(body: bytes) -> _Parsed:
         answers_arp=not flags & (_IFF_LOOPBACK | _IFF_POINTOPOINT | _IFF_NOARP),
         mtu=mtu,
     )
-    return _Parsed(index, master, number(about.get(_IPTUN_LINK, b"")) if kind == "ip6tnl" else 0, link)
+    return _Parsed(index, master, number(about.get(_IPTUN_LINK, b"")) if kind in _BOUND else 0, link)
 
 
 def _outer(kind: str, data: dict[int, bytes]) -> Outer | None:

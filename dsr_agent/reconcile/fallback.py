@@ -7,16 +7,13 @@ One that is up takes what no tunnel takes, in its own protocol, from anybody and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_network
 
+from dsr_agent.reconcile.local import OF_SIT_LINKS
 from dsr_agent.state.actions import Problem, TakeDown
 from dsr_agent.state.errors import Foreign
 from dsr_agent.state.marks import FALLBACK_DEVICES
 from dsr_agent.state.model import Desired, Link, Observed
 from dsr_agent.state.why import Why
-
-# The IPv4-compatible addresses that the kernel gives sit0 as it comes up (net/ipv6/addrconf.c, sit_add_v4_addrs).
-_MADE_BY_ITSELF = ip_network("::/96")
 
 _KINDS = frozenset({"ipip", "gre", "gretap", "erspan", "sit", "ip6tnl", "ip6gre", "vti", "vti6"})
 
@@ -54,4 +51,4 @@ def _spared(link: Link, desired: Desired, observed: Observed) -> bool:
 
 def _used(link: Link, observed: Observed) -> bool:
     addresses = [key.ip for key in observed.addresses if key.link == link.name]
-    return any(not (ip.is_link_local or ip in _MADE_BY_ITSELF) for ip in addresses)
+    return any(not (ip.is_link_local or ip in OF_SIT_LINKS) for ip in addresses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv6Network, ip_address
 
 from dsr_agent.state.errors import DsrError, NotYet, Undecided
 from dsr_agent.state.local import LocalAddress, LocalOf, LocalTowards, Towards
@@ -13,6 +13,9 @@ from dsr_agent.state.model import Address, AddressKey, Desired, Ip, Link, Observ
 # Asking for the route to this address is asking for the default route: class E is never anybody's own network, nor is
 # the far end of the documentation's (RFC 9637).
 DEFAULT_ROUTE_TARGET: Mapping[int, Ip] = {4: ip_address("240.0.0.1"), 6: ip_address("3fff:fff:ffff::1")}
+
+# The IPv4-compatible addresses that a sit link gives itself as it comes up (net/ipv6/addrconf.c, sit_add_v4_addrs).
+OF_SIT_LINKS = IPv6Network("::/96")
 
 
 def targets(desired: Desired) -> tuple[Towards, ...]:
@@ -77,10 +80,13 @@ def _of_no_use(source: Ip, desired: Desired) -> str:
     """
     Why no load balancer can send to an address that the kernel would choose as a source; empty if it can.
 
-    With its global address gone a host goes on by its link-local one: routers are reached by theirs (RFC 4861).
+    With its global address gone a host goes on by its link-local one: routers are reached by theirs (RFC 4861); or by
+    the one that a ``sit`` link made itself of its local IPv4 address (``::10.0.3.2``, RFC 4291, 2.5.5.1).
     """
     if source in desired.key_of_ip:
         return "a VIP"
+    if source.version == 6 and source in OF_SIT_LINKS:
+        return "an address that a sit link made itself"
     return "a link-local address" if source.version == 6 and source.is_link_local else ""
 
 

@@ -9,13 +9,13 @@ beside the old one before that goes, where the kernel can have both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from dsr_agent.guard.transaction import removal
 from dsr_agent.reconcile import fallback, ports, protection, silence, vrfs
 from dsr_agent.reconcile.bare import on_talkative_devices, over_segments
 from dsr_agent.reconcile.links import plan_links
-from dsr_agent.reconcile.resolve import Wanted, resolve, tunnel_address
+from dsr_agent.reconcile.resolve import Carried, Wanted, resolve, tunnel_address
 from dsr_agent.reconcile.steps import Steps, differs
 from dsr_agent.state.actions import (
     Action,
@@ -41,6 +41,7 @@ from dsr_agent.state.model import (
 )
 from dsr_agent.state.port_actions import DeletePort
 from dsr_agent.state.why import Why
+from dsr_agent.tunnels import carrier
 
 
 def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
@@ -52,22 +53,21 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
     """
     steps = Steps()
     keys: Iterable[AddressKey] = desired.addresses if scope.everything else scope.addresses
-    missing_devices: frozenset[str] = frozenset()
-    blocked: frozenset[AddressKey] = frozenset()
     if scope.host or scope.everything:
-        missing_devices = _plan_devices(desired, observed, steps)
-        blocked = _plan_conflicts(desired, observed, steps) | on_talkative_devices(desired, observed)
+        missing = _plan_devices(desired, observed, steps)
+        steps.blocked = _plan_conflicts(desired, observed, steps) | on_talkative_devices(desired, observed)
+        steps.blocked |= {key for key in desired.addresses if key.link in missing} if missing else set()
         wanted = resolve(desired, observed)
         open_up = _plan_protection(desired, wanted, observed, steps)
         _plan_silence(desired, wanted, observed, steps)
         plan_links(wanted, observed, steps)
         ports.plan_ports(wanted, observed, steps)
-        _sweep_links(wanted, observed, steps)
+        spared = _sweep_links(wanted, observed, steps)
         steps.last += open_up
         if scope.everything:
-            _sweep_addresses(desired, wanted, observed, steps)
+            _sweep_addresses(desired, wanted, observed, steps, spared)
     for key in keys:
-        if key.ip not in desired.held and key.link not in missing_devices and key not in blocked:
+        if key.ip not in desired.held and key not in steps.blocked:
             _plan_vip(key, desired, observed, steps)
     return Plan((*steps.first, *steps.vips, *steps.links, *steps.last), tuple(steps.problems), tuple(steps.warnings))
 
@@ -121,7 +121,7 @@ def _plan_vip(key: AddressKey, desired: Desired, observed: Observed, steps: Step
     wanted = desired.addresses.get(key)
     found = observed.addresses.get(key)
     if wanted is None:
-        if found and owns_address(found):
+        if found and owns_address(found) and key.ip not in desired.key_of_ip:  # else the next sweep says when
             steps.last.append(DeleteAddress(found, Why.UNWANTED))
         return
     if found is None:
@@ -161,8 +161,11 @@ def _plan_conflicts(desired: Desired, observed: Observed, steps: Steps) -> froze
 # --- what is ours and no longer desired ---------------------------------------------------------------------------
 
 
-def _sweep_links(wanted: Wanted, observed: Observed, steps: Steps) -> None:
-    names = {item.link.name for item in wanted.carried} | wanted.left_alone
+def _sweep_links(wanted: Wanted, observed: Observed, steps: Steps) -> frozenset[str]:
+    """Returned are those that are spared: they take the packets of a link that cannot be had under its own name."""
+    lacking = {problem.key for problem in steps.problems}
+    spared = {name for item in wanted.links if item.link.key in lacking for name in _at_work(item, observed)}
+    names = {item.link.name for item in wanted.carried} | wanted.left_alone | spared
     spoken_for: set[str] = set()
     for action in steps.links:
         if isinstance(action, RenameLink | DeleteLink):
@@ -171,18 +174,35 @@ def _sweep_links(wanted: Wanted, observed: Observed, steps: Steps) -> None:
     for link in observed.links.values():
         if owns_link(link) and link.name not in names and link.name not in spoken_for:
             steps.last.append(DeleteLink(link.name, Why.UNWANTED, after))
+    return frozenset(spared)
 
 
-def _sweep_addresses(desired: Desired, wanted: Wanted, observed: Observed, steps: Steps) -> None:
+def _at_work(item: Carried, observed: Observed) -> Iterator[str]:
+    """The links of ours that take *item*'s packets, under whatever name."""
+    means, outer = carrier(item.tunnel), item.link.outer
+    assert outer is not None
+    for link in observed.links.values():
+        if owns_link(link) and link.up and link.kind in means.kinds and link.outer:
+            if means.clashes(link.outer, outer):
+                yield link.name
+
+
+def _sweep_addresses(
+    desired: Desired, wanted: Wanted, observed: Observed, steps: Steps, spared: frozenset[str]
+) -> None:
+    """A VIP that cannot come to its place stays where it is, and serves; *spared* links keep their address."""
+    kept = {tunnel_address(name).key for name in wanted.left_alone | spared}
     going = {action.name for action in steps.last + steps.links if isinstance(action, DeleteLink | RenameLink)}
-    kept = {tunnel_address(name).key for name in wanted.left_alone}
     for key, address in observed.addresses.items():
         if owns_address(address) and key not in desired.addresses and key not in wanted.addresses:
             if key not in kept and key.link not in going and key.ip not in desired.held:
                 vip = desired.key_of_ip.get(key.ip)
                 # IPv6 has an address once on a link, whatever its prefix: this one has to go before the VIP can come.
                 in_the_way = key.ip.version == 6 and vip is not None and vip.link == key.link
-                (steps.vips if in_the_way else steps.last).append(DeleteAddress(address, Why.UNWANTED))
+                if in_the_way:
+                    steps.vips.append(DeleteAddress(address, Why.UNWANTED))
+                elif vip is None or vip in observed.addresses or vip not in steps.blocked:
+                    steps.last.append(DeleteAddress(address, Why.UNWANTED, (vip,) if vip else ()))
 
 
 def teardown(observed: Observed) -> Plan:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dsr_agent.guard.inner import Target
 from dsr_agent.guard.marked import Marked, Unwrapped, is_arrivals
-from dsr_agent.guard.outer import Entrance, counted_in, tunnel_counted_in
+from dsr_agent.guard.outer import Entrance, counted_in, senders_at, tunnel_counted_in
 from dsr_agent.guard.ruleset import Request, ruleset, unguarded
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.reconcile.links import worker
@@ -29,7 +29,7 @@ from dsr_agent.tunnels import PROTOCOLS_OF_KIND, carrier
 _UDP = 17
 _OWN = frozenset({"own4", "own6"})
 _TCP_AND_IP = {4: 40, 6: 60}
-_ETHERNET = 1500
+_ETHERNET, _WIDEST = 1500, 9216
 
 
 def steps(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Action]:
@@ -80,7 +80,7 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     """
     if desired.guard is None:
         return unguarded(_unwrapped(desired, wanted), vrfs=_vrfs(observed))
-    entrances = (*_entrances(wanted, observed), *_going(wanted, observed))
+    entrances = (*_entrances(wanted, observed), *_going(wanted, observed), *_open_still(wanted, observed))
     links = tuple(_links(desired, wanted, observed))
     mss = tuple(told_mss(desired, wanted, observed))
     in_vrfs = frozenset(name for name, tunnel in _carrying(wanted) if tunnel.vrf)
@@ -242,6 +242,26 @@ def _going(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
                 yield from _of_link(link, tunnel, senders)
 
 
+def _open_still(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
+    """
+    The UDP ports that the file does not know any more, for whom the table that is there lets in by them.
+
+    One stays open until its successor is, for which the kernel may have no place: behind it is the link all the same.
+    """
+    there = observed.guard.table
+    known = {item.port for item in wanted.carried}
+    awaited = {(tunnel.port, tunnel.version) for _, tunnel in wanted.waiting}
+    ports = [port.key for port in observed.ports if port.ours and port.key not in known]
+    for key in sorted(ports, key=str):
+        if there is None or key.local is None or (key.number, key.version) in awaited:
+            continue
+        allowed = set(senders_at(there, key.local, key.number))
+        for tunnel in sorted({tunnel_counted_in(name) for name in there.sets} - {""}):
+            senders = tuple(sorted(allowed.intersection(_senders(tunnel, there)), key=str))
+            for direct in (False, True) if senders else ():
+                yield Entrance(tunnel, key.local, _UDP, senders, port=key.number, direct=direct)
+
+
 def _doomed(wanted: Wanted, observed: Observed) -> Iterator[Link]:
     """Links of ours that are there now and will be gone, or be something else."""
     staying = {item.link.name: (item.link.kind, item.link.outer) for item in wanted.carried}
@@ -263,7 +283,7 @@ def told_mss(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[t
     The largest TCP segment by IP version: what is left of a packet when its balancer has wrapped it.
 
     The smallest of all tunnels' counts, because a balancer may use any; the way to the balancer is taken to be as wide
-    as the link on which its packets arrive.
+    as the link that has their address; ``lo`` or the link of a VRF (some 65,000) are nobody's way.
     """
     assert desired.guard is not None
     said = desired.guard.mss
@@ -273,8 +293,8 @@ def told_mss(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[t
     overhead = max(carrier(tunnel).overhead(tunnel) for tunnel in tunnels)
     locals_ = {entrance.local for entrance in _entrances(wanted, observed)}
     arrivals = [key.link for key in wanted.own if key.ip in locals_]
-    mtus = [observed.links[name].mtu for name in arrivals if name in observed.links and observed.links[name].mtu]
-    left = min(mtus, default=_ETHERNET) - overhead
+    mtus = [observed.links[name].mtu for name in arrivals if name in observed.links]
+    left = min((mtu for mtu in mtus if 0 < mtu <= _WIDEST), default=_ETHERNET) - overhead
     for version in desired.ip_versions:
         yield version, said or left - _TCP_AND_IP[version]
 

@@ -17,6 +17,7 @@ from dsr_agent.reconcile.bare import EVERY_SEGMENT, Bare, resolve_bare
 from dsr_agent.reconcile.local import local_address
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import DsrError, Undecided
+from dsr_agent.state.local import LocalAddress
 from dsr_agent.state.marks import (
     ADDRESS_PROTO,
     ADOPTED_ALIAS,
@@ -127,7 +128,8 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
     taken = {*desired.linked, *map(stand_in_name, desired.linked)}  # names that mean something else
     theirs = {key: address for key, address in observed.addresses.items() if not owns_address(address)}
     for tunnel in desired.linked.values():
-        current = _current(tunnel, observed, taken - {tunnel.name}) or _companion(tunnel, desired, observed)
+        current = _current(tunnel, desired, observed, taken - {tunnel.name}) or _companion(tunnel, desired, observed)
+        current = current or _predecessor(tunnel, observed, taken)
         local, trouble = local_address(tunnel, desired, observed, theirs, current)
         if without := vrfs.lacking(tunnel, observed):
             local, trouble = None, without
@@ -211,16 +213,45 @@ def _rivalry(rival: Carried, tunnel: Tunnel, link: Link) -> DsrError:
 # --- the link -----------------------------------------------------------------------------------------------------
 
 
-def _current(tunnel: Tunnel, observed: Observed, taken: Collection[str]) -> Link | None:
+def _current(
+    tunnel: Tunnel, desired: Desired, observed: Observed, taken: Collection[str], local: Ip | None = None
+) -> Link | None:
     """The link that carries *tunnel* now: the one of its name, or one that was adopted under its own."""
     if named := observed.links.get(tunnel.name):
         return named
+    adopted = {
+        link.outer.local: link
+        for link in _ours_like(tunnel, observed, taken)
+        if link.alias == ADOPTED_ALIAS and link.outer
+    }
+    said = tunnel.local.ip if isinstance(tunnel.local, LocalAddress) else local
+    if said in adopted:
+        return adopted[said]
+    rivals = [
+        other.local.ip if isinstance(other.local, LocalAddress) else None
+        for other in desired.linked.values()
+        if other.name != tunnel.name and other.name not in observed.links
+        if (carrier(other).kinds, other.key) == (carrier(tunnel).kinds, tunnel.key)
+    ]
+    if rivals and said:  # it may be another's
+        return None
+    left = [link for address, link in adopted.items() if address not in rivals]
+    return left[0] if left and (len(left) == 1 or not rivals) else None
+
+
+def _ours_like(tunnel: Tunnel, observed: Observed, taken: Collection[str]) -> Iterator[Link]:
+    """The links of ours, none of them of a name that is *taken*, that could carry *tunnel* at some address."""
     means = carrier(tunnel)
     for link in observed.links.values():
-        if link.name not in taken and link.kind in means.kinds and link.outer:
-            if owns_link(link) and link.alias == ADOPTED_ALIAS and link.outer.key == tunnel.key:
-                return link
-    return None
+        if link.name not in taken and link.kind in means.kinds and owns_link(link):
+            if link.outer and link.outer.key == tunnel.key:
+                yield link
+
+
+def _predecessor(tunnel: Tunnel, observed: Observed, taken: Collection[str]) -> Link | None:
+    """The link that carried *tunnel* under a name that the file does not know any more, if it can be told."""
+    found = list(_ours_like(tunnel, observed, taken))
+    return found[0] if len(found) == 1 else None
 
 
 def _companion(tunnel: Tunnel, desired: Desired, observed: Observed) -> Link | None:
@@ -258,7 +289,7 @@ def _kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple[str, .
 def _likely_kinds(tunnel: Tunnel, desired: Desired, observed: Observed) -> tuple[str, ...]:
     """The kinds of link that may have to be made for *tunnel*, as far as can be said without knowing where it ends."""
     kinds = _kinds(tunnel, desired, observed)
-    current = _current(tunnel, observed, ())
+    current = _current(tunnel, desired, observed, ())
     if current and current.kind in kinds:
         return (current.kind,)
     return kinds[:1] if MODULE_OF_KIND[kinds[0]] in observed.modules else carrier(tunnel).kinds
@@ -279,7 +310,7 @@ def _carry(tunnel: Tunnel, local: Ip, desired: Desired, observed: Observed, take
     """The link for *tunnel*: under its own name, or the name of a link of the right shape that is adopted."""
     means, kinds = carrier(tunnel), _kinds(tunnel, desired, observed)
     vrf = vrfs.where_it_arrives(local, observed)
-    current = _current(tunnel, observed, taken)
+    current = _current(tunnel, desired, observed, taken, local)
     if current is None:
         for link in observed.links.values():
             if link.name not in taken and link.kind in means.kinds and link.outer and not owns_link(link):

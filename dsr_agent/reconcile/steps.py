@@ -14,7 +14,8 @@ class Steps:
     """
     The parts of a plan while it is made; `plan` puts them in order.
 
-    Tunnels come up *after* those are in place; VIPs that come over a segment wait for its *silence*.
+    Tunnels come up *after* those are in place; VIPs that come over a segment wait for its *silence*, and those that are
+    *blocked* cannot be had where the file says.
     """
 
     first: list[Action] = field(default_factory=list)
@@ -24,6 +25,7 @@ class Steps:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     after: tuple[Key, ...] = ()
+    blocked: frozenset[AddressKey] = frozenset()
     silence: Mapping[AddressKey, tuple[Key, ...]] = field(default_factory=dict)
 
 

@@ -78,7 +78,7 @@ async def examine(
     """Look for *seconds* (and for as long as the self-test takes) at what concerns the VIPs *named*."""
     desired = loaded.desired
     wanted = resolve(desired, observed)
-    ways = selftest.ways(wanted)
+    ways = selftest.ways(wanted, selftest.taken(desired, observed))
     evidence = Evidence(
         desired,
         observed,

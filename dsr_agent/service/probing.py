@@ -139,7 +139,8 @@ class SelfTest:
         if overview.desired is before.desired and overview.observed.links == before.observed.links:
             return
         desired, observed = overview.desired, overview.observed
-        there = every_way(resolve(desired, observed), desired)
+        somebodys = taken(desired, observed)
+        there = every_way(resolve(desired, observed), desired, somebodys)
         if there != self._scene.ways or desired is not before.desired:
             rotation.keep(pairs(desired, there), self._clock.now())
             probes = self._board.probes
@@ -147,7 +148,7 @@ class SelfTest:
             for pair in probes.reaches.keys() - rotation.pairs:
                 probes.show(pair, None)
             probes.keep(desired.tunnels)
-        self._scene = _Scene(overview, there, clients(taken(desired, observed)))
+        self._scene = _Scene(overview, there, clients(somebodys))
 
     # --- one packet ------------------------------------------------------------------------------------------------
 

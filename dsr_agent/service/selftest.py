@@ -41,14 +41,16 @@ class Trial:
         return not self.untried and all(sight.what is Seen.ARRIVED for sight in self.sights.values())
 
 
-def ways(wanted: Wanted) -> dict[str, Way]:
-    """The tunnels that have a link, or will have one."""
-    return {item.tunnel.name: Way(item.tunnel, item.link, item.port, item.arrives_in) for item in wanted.carried}
+def ways(wanted: Wanted, somebodys: Collection[Ip] = ()) -> dict[str, Way]:
+    """The tunnels that have a link, or will have one; *somebodys* are the addresses that are `taken`."""
+    return {
+        item.tunnel.name: Way(item.tunnel, item.link, item.port, item.arrives_in, somebodys) for item in wanted.carried
+    }
 
 
-def every_way(wanted: Wanted, desired: Desired) -> Ways:
+def every_way(wanted: Wanted, desired: Desired, somebodys: Collection[Ip] = ()) -> Ways:
     """These, and the tunnels whose packets are known by their code point."""
-    found: dict[str, Way | MarkedWay] = {**ways(wanted)}
+    found: dict[str, Way | MarkedWay] = {**ways(wanted, somebodys)}
     codes = {vip.ip: vip.dscp for vip in desired.vips.values() if vip.dscp is not None}
     for name, ips in wanted.bare.marked_at.items():
         arrivals: dict[int, Ip] = {ip.version: ip for ip in sorted(ips, key=str, reverse=True)}
@@ -87,8 +89,8 @@ async def with_care(loaded: Loaded, observed: Observed, named: Collection[Ip]) -
 def _aiming(loaded: Loaded, observed: Observed) -> Iterator[tuple[Ways, Fire]]:
     """The tunnels that there are, and what sends one packet."""
     desired, probe = loaded.desired, loaded.settings.probe
-    there = every_way(resolve(desired, observed), desired)
-    who = clients(taken(desired, observed))
+    somebodys = taken(desired, observed)
+    there, who = every_way(resolve(desired, observed), desired, somebodys), clients(somebodys)
     prober = Prober(probe.port)
 
     async def fire(pair: Pair) -> Sight:

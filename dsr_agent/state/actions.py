@@ -251,10 +251,11 @@ class ReplaceAddress:
 
 @dataclass(frozen=True, slots=True)
 class DeleteAddress:
-    """Remove an address of ours."""
+    """Remove an address of ours, once what takes its place (*after*) is there."""
 
     address: Address
     why: Why = Why.MISSING
+    after: tuple[Key, ...] = ()
 
     @property
     def key(self) -> AddressKey:
@@ -262,7 +263,7 @@ class DeleteAddress:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return ()
+        return self.after
 
     def __str__(self) -> str:
         return f"delete {self.address}"

@@ -31,7 +31,8 @@ class Outer:
 
     *key* and *checksum* are those of the receiving side. *protocol* is the inner protocol that a link takes which can
     take several (``ipip``, ``sit``, ``ip6tnl``; 0 is any). *external* links take everything no other link wants
-    (``collect_md``). *device* is the VRF that it looks in, which links over IPv6 have to be told.
+    (``collect_md``). *device* is the VRF that it looks in, which links over IPv6 have to be told; a
+    ``sit`` link takes only what arrives by it, and is told none.
     """
 
     local: IPv4Address | IPv6Address | None = None

@@ -8,7 +8,7 @@ one of `CLIENTS`; a local address would be taken for forged by the kernel (facts
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
 
@@ -40,6 +40,8 @@ class Way:
     """Where its packets are taken out of UDP, if they come in it."""
     arrives_in: str = ""
     """The VRF in which its packets arrive."""
+    taken: Collection[Ip] = field(default=(), compare=False)
+    """This host's addresses and VIPs: no balancer sends from one, and a link over IPv6 takes none (facts B6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def shot(pair: Pair, way: Way | MarkedWay, client: Ip) -> Shot:
     assert outer is not None
     assert outer.local is not None
     local, means = outer.local, carrier(way.tunnel)
-    sender, protocol = _sender(way.tunnel), means.protocol(pair.vip.version)
+    sender, protocol = _sender(way.tunnel, way.taken), means.protocol(pair.vip.version)
 
     def wrap(port: int, payload: bytes) -> bytes:
         inner = packets.udp(client, pair.vip, port, payload)
@@ -138,14 +140,17 @@ def inner_size(version: int) -> int:
     return (20 if version == 4 else 40) + 8 + PAYLOAD
 
 
-def _sender(tunnel: Tunnel) -> Ip:
-    """The first host of the narrowest network, and never one of 0.0.0.0/8 or ::/8."""
+def _sender(tunnel: Tunnel, taken: Collection[Ip]) -> Ip:
+    """The first host of the narrowest network that is nobody's here, and never one of 0.0.0.0/8 or ::/8."""
     if not tunnel.load_balancers:
         return ANYBODY[tunnel.version]
     narrow = max(tunnel.load_balancers, key=lambda network: network.prefixlen)
     lowest = ip_address("1.0.0.0" if tunnel.version == 4 else "100::")
     first = lowest if int(narrow.network_address) < int(lowest) else narrow.network_address
-    return first + (1 if narrow.prefixlen < narrow.max_prefixlen - 1 else 0)
+    edge = 1 if narrow.prefixlen < narrow.max_prefixlen - 1 else 0  # the network's own address, and the broadcast
+    first += edge
+    others = min(int(narrow.broadcast_address) - edge - int(first), len(taken))
+    return next((first + step for step in range(others + 1) if first + step not in taken), first)
 
 
 def _unfit(found: Link | None, way: Way) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dsr_agent.reconcile.plan import teardown
 from dsr_agent.state.actions import BringUp, DeleteLink, RenameLink
-from dsr_agent.state.errors import Transient
+from dsr_agent.state.errors import Foreign, Transient
 from dsr_agent.state.guard_actions import WriteGuard
 from dsr_agent.state.model import EVERYTHING
 from dsr_agent.state.port_actions import AddPort, DeletePort
@@ -99,3 +99,27 @@ async def test_teardown_closes_what_is_ours() -> None:
     assert PORT not in str(kernel)
     assert "port 7777" in str(kernel)
     assert "dsr-gue" not in str(kernel)
+
+
+async def test_a_port_that_stays_open_because_another_cannot_be_had_lets_in_nobody_else() -> None:
+    """The link is behind it all the same. Once the other can be had, it is closed, and nobody gets in by it."""
+    guarded = "[guard]\nenabled = true\n"
+
+    def get_in(story: Story, *senders: str) -> list[bool]:
+        table = story.kernel.machine.guard
+        assert table is not None
+        sent = [outer(source, "10.0.3.2", UDP, datagram(6080, gue())) for source in senders]
+        return [judge(table, packet).accepted for packet in sent]
+
+    async with Story(guarded + GUE) as story:
+        story.kernel.fail_always(AddPort, Foreign("another program has that port"))
+        await story.reload(guarded + GUE.replace("[[vip]]", "port = 7000\n[[vip]]"))
+        assert PORT in story.host
+        assert get_in(story, "10.1.0.5", "10.1.0.6") == [True, False]
+        story.kernel.heal()
+        await story.seconds(60)
+        assert "port 7000 local 10.0.3.2 ours" in story.host
+        assert PORT not in story.host
+        table = story.kernel.machine.guard
+        assert table is not None
+        assert "6080" not in str(table), "nothing is known of it any more"

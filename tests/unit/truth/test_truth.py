@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dsr_agent.state.local import LocalAddress
 from dsr_agent.state.marks import LINK_GROUP
 from dsr_agent.state.model import Link, Outer, Tunnel, Vip
-from dsr_agent.state.probe import CLIENTS, Evidence, Seen, Sight
+from dsr_agent.state.probe import CLIENTS, PAYLOAD, Evidence, Seen, Sight
 from dsr_agent.truth.findings import said, suspect
 from dsr_agent.truth.probe import Pair, Way, clients, pairs, shot
 from dsr_agent.truth.reach import Reach, Reached
@@ -60,6 +60,33 @@ def test_the_client_is_never_one_of_this_hosts_addresses() -> None:
     assert clients(()) == {4: CLIENTS[0], 6: CLIENTS[3]}
     assert clients({CLIENTS[0], CLIENTS[3], CLIENTS[4]}) == {4: CLIENTS[1], 6: CLIENTS[5]}
     assert clients(set(CLIENTS)) == {}
+
+
+@pytest.mark.parametrize(
+    ("network", "taken", "sender"),
+    [
+        ("10.1.0.0/24", [], "10.1.0.1"),
+        ("10.1.0.0/24", ["10.1.0.1", "10.1.0.2", "10.9.9.9"], "10.1.0.3"),
+        ("10.1.0.5/32", ["10.1.0.5"], "10.1.0.5"),
+        ("10.1.0.4/31", ["10.1.0.4"], "10.1.0.5"),
+        ("10.1.0.0/30", ["10.1.0.1", "10.1.0.2"], "10.1.0.1"),
+        ("0.0.0.0/0", ["1.0.0.1"], "1.0.0.2"),
+        ("2001:db8:f::/64", ["2001:db8:f::1"], "2001:db8:f::2"),
+    ],
+)
+def test_the_sender_is_a_balancer_and_nobody_here(network: str, taken: list[str], sender: str) -> None:
+    """A link over IPv6 takes nothing from an address of this host, and no balancer has one (facts B6)."""
+    balancers, there = (ip_network(network),), way("ipip")
+    if balancers[0].version == 6:
+        here = ip_address("2001:db8::2")
+        outer = Outer(local=here)
+        there = Way(Tunnel("ipip", "ipip", LocalAddress(here)), replace(there.link, kind="ip6tnl", outer=outer))
+    tunnel = replace(there.tunnel, load_balancers=balancers)
+    there = replace(there, tunnel=tunnel, taken=frozenset(map(ip_address, taken)))
+
+    sent = shot(Pair(ip_address(VIP1), "ipip"), there, CLIENTS[0]).wrap(40000, bytes(PAYLOAD))
+
+    assert (sent[12:16] if balancers[0].version == 4 else sent[8:24]) == ip_address(sender).packed
 
 
 @pytest.mark.parametrize("kind", ["ipip", "gre"])
