@@ -58,10 +58,11 @@ def checked_json(loaded: Loaded) -> dict[str, Any]:
 
 
 def plan(todo: Plan, holds: Mapping[str, Any] | None = None) -> str:
-    """The steps and why, what cannot be had, and what is left alone because somebody holds it."""
+    """The steps and why, what cannot be had, what to know, and what is left alone because somebody holds it."""
     lines = _some([f"{action}  ({action.why})" for action in todo.actions])
     lines += _some([f"cannot: {problem}" for problem in todo.problems])
-    return "\n".join([*(lines or ["in sync: nothing to do"]), *held(holds)])
+    warnings = _some([f"warning: {warning}" for warning in todo.warnings])
+    return "\n".join([*(lines or ["in sync: nothing to do"]), *warnings, *held(holds)])
 
 
 def plan_json(todo: Plan, holds: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def plan_json(todo: Plan, holds: Mapping[str, Any] | None = None) -> dict[str, A
         "in_sync": not todo,
         "actions": [action_json(action) for action in todo.actions],
         "problems": problems_json(todo.problems),
+        "warnings": problems_json(todo.warnings),
     }
 
 

@@ -74,7 +74,9 @@ def _shared(
 
 
 def _meet(one: TunnelSettings, other: TunnelSettings) -> bool:
-    """Whether they may look at the same address: two addresses, or two interfaces, can be told apart."""
+    """Whether they may look at one address: two addresses, interfaces, or VRFs whose addresses are meant, differ."""
+    if isinstance(one.local, str) and isinstance(other.local, str) and one.vrf != other.vrf:
+        return False
     if one.local == other.local or "auto" in (one.local, other.local):
         return True
     return isinstance(one.local, str) is not isinstance(other.local, str)

@@ -26,6 +26,7 @@ FALLBACK_POLICIES = ("auto", "down", "ignore")
 VIP_EXAMPLE = "192.0.2.10"
 AUTO = "auto"
 ANY = "any"
+_TUNNELS_OWN = IPv4Address("192.0.0.8")
 _LONGEST_NAME = 200  # bytes; a balancer that asks about a VIP is read for 256
 
 
@@ -148,6 +149,8 @@ def vip_address(value: object) -> Ip:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
         raise Refused(f'found {show(text)}, an IPv4 address in IPv6 clothes: write "{ip.ipv4_mapped}"')
     what = why_not_unicast(ip) or ("a link-local address" if ip.is_link_local else "")
+    if ip == _TUNNELS_OWN:
+        what = "the address that tunnels are given here (RFC 7600)"
     if what:
         raise Refused(f"found {show(text)}, {what}: write the address that clients send to")
     if slash and prefix != str(ip.max_prefixlen):

@@ -43,9 +43,6 @@ _VRF = "vrf"
 _GONE = "link "  # no link can be called so
 
 # Any address, in the outer header of each kind.
-# Links whose device decides about what they take: ipip6_tunnel_lookup (net/ipv6/sit.c), ip6_tnl_rcv_ctl
-# (net/ipv6/ip6_tunnel.c). The others only prefer what arrives by it.
-_BOUND = frozenset({"sit", "ip6tnl"})
 _ANY = {"ipip": "0.0.0.0", "sit": "0.0.0.0", "gre": "0.0.0.0", "ip6tnl": "::", "ip6gre": "::"}
 
 
@@ -56,13 +53,13 @@ def read(channel: Channel) -> dict[int, Link]:
     dumped = channel.dump(RTM_GETLINK, body)
     parsed = [_parse(message.body) for message in dumped if message.type == RTM_NEWLINK]
     found = {each.number: each.link for each in parsed}
-    kinds = {index: link.kind for index, link in found.items()}
+    named = dict(found)
     for each in parsed:
         link = each.link
         if each.master in found:
             link = replace(link, master=found[each.master].name)
-        if link.outer and kinds.get(each.device) == _VRF:
-            link = replace(link, outer=replace(link.outer, device=found[each.device].name))
+        if each.device:
+            link = _bound(link, each.device, named.get(each.device))
         found[each.number] = link
     return found
 
@@ -86,10 +83,20 @@ def look_up(channel: Channel, name: str) -> Link | None:
     if message.type != RTM_NEWLINK:
         return None
     parsed = _parse(message.body)
-    device = look_up(channel, name_of(parsed.device)) if parsed.device else None
-    if device and device.kind == _VRF and parsed.link.outer:
-        return replace(parsed.link, outer=replace(parsed.link.outer, device=device.name))
+    if parsed.device:
+        return _bound(parsed.link, parsed.device, look_up(channel, name_of(parsed.device)))
     return parsed.link
+
+
+def _bound(link: Link, index: int, device: Link | None) -> Link:
+    """
+    *link* as bound to the device of that *index*, where that decides what it takes: over IPv6 a VRF's, of ``sit`` any.
+
+    ipip6_tunnel_lookup (net/ipv6/sit.c), ip6_tnl_rcv_ctl (net/ipv6/ip6_tunnel.c); the others prefer what arrives by it.
+    """
+    if link.outer and (link.kind == "sit" or (link.kind == "ip6tnl" and device and device.kind == _VRF)):
+        return replace(link, outer=replace(link.outer, device=device.name if device else f"{_GONE}{index}"))
+    return link
 
 
 def name_of(index: int) -> str:
@@ -142,7 +149,7 @@ def _parse(body: bytes) -> _Parsed:
         answers_arp=not flags & (_IFF_LOOPBACK | _IFF_POINTOPOINT | _IFF_NOARP),
         mtu=mtu,
     )
-    return _Parsed(index, master, number(about.get(_IPTUN_LINK, b"")) if kind in _BOUND else 0, link)
+    return _Parsed(index, master, number(about.get(_IPTUN_LINK, b"")) if kind in ("sit", "ip6tnl") else 0, link)
 
 
 def _outer(kind: str, data: dict[int, bytes]) -> Outer | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dsr_agent.guard.transaction import removal
-from dsr_agent.reconcile import fallback, ports, protection, silence, vrfs
+from dsr_agent.reconcile import fallback, foreign_links, ports, protection, silence, vrfs
 from dsr_agent.reconcile.bare import on_talkative_devices, over_segments
 from dsr_agent.reconcile.links import plan_links
 from dsr_agent.reconcile.resolve import Carried, Wanted, resolve, tunnel_address
@@ -80,6 +80,7 @@ def _plan_protection(desired: Desired, wanted: Wanted, observed: Observed, steps
     steps.first += [action for action in actions if not isinstance(action, RemoveGuard)]
     steps.problems += protection.problems(wanted, observed)
     steps.warnings += [*protection.warnings(desired, observed), *fallback.warnings(desired, observed)]
+    steps.warnings += foreign_links.warnings(desired, wanted, observed)
     return [action for action in actions if isinstance(action, RemoveGuard)]
 
 

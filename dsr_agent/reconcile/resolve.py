@@ -337,13 +337,18 @@ def _misnamed(tunnel: Tunnel, local: Ip, kinds: Collection[str], observed: Obser
 
 
 def _taken_by_others(outer: Outer, kind: str, observed: Observed) -> bool:
-    """Whether somebody else's link of *kind* has the place of one with *outer*."""
+    """
+    Whether somebody else's link has the place of one of *kind* with *outer*.
+
+    The kernel asks every ``ipip`` link before any ``sit`` one (priorities 1 and 2: net/ipv4/ipip.c, net/ipv6/sit.c),
+    and one that is up and for every address takes it all: ``external``, or the ``tunl0`` of another overlay.
+    """
+    others = [link for link in observed.links.values() if link.outer and not owns_link(link)]
     return any(
-        link.kind == kind
-        and link.outer
-        and not owns_link(link)
-        and (link.outer.local, link.outer.remote) == (outer.local, None)
-        for link in observed.links.values()
+        (link.kind == kind and (link.outer.local, link.outer.remote) == (outer.local, None))
+        or (kind == "sit" and link.kind == "ipip" and link.up and not (link.outer.local or link.outer.remote))
+        for link in others
+        if link.outer
     )
 
 

@@ -44,6 +44,7 @@ DRIFTS = [
     *_tunnel_drifts("dsr-ipip", "ipip", "sit", IPIP),
     *_tunnel_drifts("dsr-gre", "gre", "ip_gre", GRE),
     Drift("ipip tunnel local changed", IPIP, shell("ip link change dsr-ipip type sit local 10.3.0.99")),
+    Drift("ipip tunnel bound to another card", IPIP, shell("ip link change dsr-ipip type sit local 10.3.0.11 dev lo")),
     Drift("gre tunnel local changed", GRE, shell("ip link change dsr-gre type gre local 10.3.0.99")),
     Drift("gre tunnel key added", GRE, shell("ip link change dsr-gre type gre local 10.3.0.11 key 5")),
     Drift("gre tunnel checksum added", GRE, shell("ip link change dsr-gre type gre local 10.3.0.11 icsum")),

@@ -135,7 +135,13 @@ async def test_a_long_plan_fits_a_screen_and_json_has_all_of_it() -> None:
 def test_a_plan_with_nothing_in_it() -> None:
     """Says so."""
     assert printing.plan(Plan()) == "in sync: nothing to do"
-    assert printing.plan_json(Plan()) == {"in_sync": True, "actions": [], "problems": [], "held": []}
+    assert printing.plan_json(Plan()) == {
+        "in_sync": True,
+        "actions": [],
+        "problems": [],
+        "warnings": [],
+        "held": [],
+    }
 
 
 async def test_a_report_says_what_was_done_and_what_was_not() -> None:
