@@ -172,3 +172,32 @@ def test_key_and_checksum_change_in_place(server: Eye, ledger: Ledger) -> None:
             assert clean(tally)
         assert len(server.ours()) == 1
         assert ip(RS1, "-o link show edge").split(":")[0] == index, "the link was replaced instead of changed"
+
+
+def test_nothing_is_taken_away_before_its_successor_is_there(server: Eye, ledger: Ledger) -> None:
+    """A tunnel's new name is somebody else's, and a VIP's new device is not there: both serve until that changes."""
+    rest = tunnel("gre") + vip(GRE)
+    with Agent(RS1, TUNNELS + vip(IPIP) + vip(GRE)) as agent, streams([IPIP, GRE]) as found:
+        ip(RS1, "link add tun0 type dummy")
+        line = agent.reload(tunnel("ipip", name="tun0") + vip(IPIP) + rest)
+        assert "not in sync" in line
+        found[0].wait_answered()
+        mark = agent.mark()
+        ip(RS1, "link del tun0")
+        agent.wait_log("in sync again", mark)
+        assert "tun0" in {link.name for link in server.ours()}
+
+        line = agent.reload(tunnel("ipip", name="tun0") + vip(IPIP, device="dummy7") + rest)
+        assert "not in sync" in line
+        found[0].wait_answered()
+        mark = agent.mark()
+        ip(RS1, "link add dummy7 type dummy")
+        ip(RS1, "link set dummy7 up")
+        agent.wait_log("in sync again", mark)
+        assert [str(at.link) for at in server.view().addresses if str(at.ip) == IPIP] == ["dummy7"]
+        found[0].wait_answered()
+        tally = total(found)
+        agent.reload(TUNNELS + KEPT)
+        ip(RS1, "link del dummy7")
+    ledger.add("a name and a device that cannot be had yet", None, tally)
+    assert clean(tally)
