@@ -36,14 +36,9 @@ def warnings(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[P
 def _meets(link: Link, item: Carried) -> bool:
     """Whether both look at one address."""
     here, there = link.outer, item.link.outer
-    if (
-        here is None
-        or there is None
-        or there.local is None
-        or link.kind.startswith("ip6") != (there.local.version == 6)
-    ):
+    if here is None or there is None or there.local is None:
         return False
-    return here.local in (None, there.local)
+    return here.local in (None, there.local) and link.kind.startswith("ip6") is (there.local.version == 6)
 
 
 def _takes_from(link: Link, item: Carried) -> bool:
