@@ -7,13 +7,13 @@ link get their paths, and the links that share a segment with a VIP are found. P
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 from dsr_agent.reconcile import vrfs
 from dsr_agent.reconcile.bare import EVERY_SEGMENT, Bare, resolve_bare
+from dsr_agent.reconcile.link_sysctls import arp_sysctls, links_that_may_answer, tunnel_sysctls
 from dsr_agent.reconcile.local import local_address
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import DsrError, Undecided
@@ -154,7 +154,7 @@ def resolve(desired: Desired, observed: Observed) -> Wanted:
     if desired.silence_arp:
         locals_: set[object] = {item.link.outer.local for item in carried if item.link.outer}
         locals_ |= {ip for ips in bare.marked_at.values() for ip in ips}
-        asked = [] if EVERY_SEGMENT in bare.silent_on else _arp_links(desired, observed, theirs, locals_)
+        asked = [] if EVERY_SEGMENT in bare.silent_on else links_that_may_answer(desired, observed, theirs, locals_)
         for name in dict.fromkeys((*bare.silent_on, *asked)):
             sysctls += [(name, sysctl) for sysctl in arp_sysctls(name)]
     problems += _ipv4_only(carried, desired, observed)
@@ -355,66 +355,3 @@ def _taken_by_others(outer: Outer, kind: str, observed: Observed) -> bool:
 def tunnel_address(name: str) -> Address:
     """The address that makes loose reverse-path filtering work on the tunnel link *name*."""
     return Address(name, TUNNEL_ADDRESS, 32, SCOPE_HOST, ADDRESS_PROTO, label_for(name))
-
-
-# --- sysctls ------------------------------------------------------------------------------------------------------
-
-
-def tunnel_sysctls(name: str, ipv6: bool, inner_ipv6: bool) -> tuple[Sysctl, ...]:
-    """
-    The sysctls of a tunnel link.
-
-    The kernel takes the larger of ``all`` and the link's rp_filter, so 2 (loose) works whatever ``all`` is, and
-    nothing but our own link has to be touched (peers K1, K2). Nothing decapsulated is ever forwarded. Without a
-    generated link-local address the link sends no router solicitations into a tunnel that only receives.
-    """
-    wanted = [
-        Sysctl(f"net/ipv4/conf/{name}/rp_filter", 2),
-        Sysctl(f"net/ipv4/conf/{name}/forwarding", 0),
-    ]
-    if ipv6:
-        wanted += [
-            Sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", 1),
-            Sysctl(f"net/ipv6/conf/{name}/forwarding", 0),
-        ]
-    if ipv6 and inner_ipv6:
-        wanted.append(Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", 0))
-    return tuple(wanted)
-
-
-def arp_sysctls(name: str) -> tuple[Sysctl, ...]:
-    """What keeps a link from answering ARP for a VIP, and from naming one as the asker (facts B2)."""
-    return (
-        Sysctl(f"net/ipv4/conf/{name}/arp_ignore", 1, at_least=True),
-        Sysctl(f"net/ipv4/conf/{name}/arp_announce", 2, at_least=True),
-    )
-
-
-def _arp_links(
-    desired: Desired, observed: Observed, theirs: Mapping[AddressKey, Address], arrivals: Collection[object]
-) -> list[str]:
-    """
-    The links on whose segment somebody may ask for a VIP.
-
-    That is where the tunnels' packets arrive, and where a VIP or a load balancer is a neighbour.
-    """
-    if not desired.ipv4_neighbours:
-        return []
-    ends = {key.link for key in theirs if key.ip in arrivals}
-    found: dict[str, None] = {}
-    for key in theirs:
-        link = observed.links.get(key.link)
-        if not isinstance(key.ip, IPv4Address) or link is None or not link.answers_arp:
-            continue
-        if key.link in ends or _has_neighbour(key.ip, key.prefixlen, desired.ipv4_neighbours):
-            found[key.link] = None
-    return list(found)
-
-
-def _has_neighbour(ip: IPv4Address, prefixlen: int, neighbours: tuple[int, ...]) -> bool:
-    """Whether one of *neighbours* (sorted) is on the segment of *ip*/*prefixlen*."""
-    if prefixlen == 32:
-        return False
-    network = IPv4Network((ip, prefixlen), strict=False)
-    position = bisect_left(neighbours, int(network.network_address))
-    return position < len(neighbours) and neighbours[position] <= int(network.broadcast_address)

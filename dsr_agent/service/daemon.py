@@ -154,7 +154,8 @@ class Daemon:
 
     async def _stay(self) -> None:
         """End when the name of this network namespace is another one's: whoever starts this again starts it there."""
-        if netns := self._loaded.settings.agent.netns:
+        netns = self._loaded.settings.agent.netns
+        if netns and not path_of(netns).is_relative_to("/proc"):  # a process id that is used again says nothing
             self._misplaced = await namespace.replaced(netns, lambda: self._loaded.settings.agent.poll_interval)
             self._stop()
 

@@ -11,9 +11,10 @@ from dsr_agent.config.desired import address_of
 from dsr_agent.kernel.capture import Captured
 from dsr_agent.kernel.headers import GRE, Inner, Outer
 from dsr_agent.kernel.policy import Neighbour, Way
+from dsr_agent.reconcile.link_sysctls import arp_sysctls
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.protection import wanted_table
-from dsr_agent.reconcile.resolve import arp_sysctls, resolve, tunnel_address
+from dsr_agent.reconcile.resolve import resolve, tunnel_address
 from dsr_agent.service.selftest import ways
 from dsr_agent.state.errors import Unsupported
 from dsr_agent.state.local import LocalAddress, LocalTowards

@@ -11,9 +11,10 @@ from dsr_agent.config.desired import address_of
 from dsr_agent.kernel.capture import Captured
 from dsr_agent.kernel.headers import Outer, arriving
 from dsr_agent.kernel.policy import Way
+from dsr_agent.reconcile.link_sysctls import arp_sysctls
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.protection import wanted_table
-from dsr_agent.reconcile.resolve import arp_sysctls, resolve
+from dsr_agent.reconcile.resolve import resolve
 from dsr_agent.service.selftest import ways
 from dsr_agent.state.local import LocalAddress, LocalEvery
 from dsr_agent.state.model import EVERYTHING, Address, Desired, Link, Observed, SysctlKey, Tunnel, Vip
