@@ -16,7 +16,7 @@ from dsr_agent.config.addresses import is_ipv6 as _ipv6
 from dsr_agent.config.addresses import meant as _meant
 from dsr_agent.config.addresses import text_of, why_not_link_name, why_not_unicast
 from dsr_agent.config.wording import Refused, closest, quoted, show
-from dsr_agent.state.marks import FALLBACK_DEVICES
+from dsr_agent.state.marks import FALLBACK_DEVICES, TUNNEL_ADDRESS
 from dsr_agent.state.model import Ip
 
 ENCAPSULATIONS = ("ipip", "gre", "gue", "fou", "dscp", "l2")
@@ -26,7 +26,6 @@ FALLBACK_POLICIES = ("auto", "down", "ignore")
 VIP_EXAMPLE = "192.0.2.10"
 AUTO = "auto"
 ANY = "any"
-_TUNNELS_OWN = IPv4Address("192.0.0.8")
 _LONGEST_NAME = 200  # bytes; a balancer that asks about a VIP is read for 256
 
 
@@ -149,7 +148,7 @@ def vip_address(value: object) -> Ip:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
         raise Refused(f'found {show(text)}, an IPv4 address in IPv6 clothes: write "{ip.ipv4_mapped}"')
     what = why_not_unicast(ip) or ("a link-local address" if ip.is_link_local else "")
-    if ip == _TUNNELS_OWN:
+    if ip == TUNNEL_ADDRESS:
         what = "the address that tunnels are given here (RFC 7600)"
     if what:
         raise Refused(f"found {show(text)}, {what}: write the address that clients send to")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
 
 from dsr_agent.reconcile import vrfs
 from dsr_agent.reconcile.bare import EVERY_SEGMENT, Bare, resolve_bare
@@ -23,6 +22,7 @@ from dsr_agent.state.marks import (
     ADOPTED_ALIAS,
     ALIAS,
     LINK_GROUP,
+    TUNNEL_ADDRESS,
     label_for,
     owns_address,
     owns_link,
@@ -44,10 +44,6 @@ from dsr_agent.state.model import (
 from dsr_agent.state.outer import MODULE_OF_KIND, MODULE_OF_PORTS
 from dsr_agent.state.ports import PortKey
 from dsr_agent.tunnels import carrier, takes
-
-# Loose reverse-path filtering drops everything on a link without an IPv4 address (facts B2), so each tunnel carries
-# one: the dummy address of RFC 7600, of host scope, that nobody ever talks to or from.
-TUNNEL_ADDRESS = IPv4Address("192.0.0.8")
 
 SCOPE_HOST = 254
 

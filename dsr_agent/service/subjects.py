@@ -5,8 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from ipaddress import ip_address
 
-from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS
-from dsr_agent.state.marks import stand_in_name
+from dsr_agent.state.marks import TUNNEL_ADDRESS, stand_in_name
 from dsr_agent.state.model import (
     AddressKey,
     Desired,

@@ -9,6 +9,8 @@ that carries it and is not desired is deleted.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from dsr_agent.state.model import Address, Link
 
 ADDRESS_PROTO = 0xD5
@@ -18,6 +20,9 @@ LINK_GROUP = 0xD5D5
 PROBE_MARK = 0xD5
 LABEL_SUFFIX = ":dsr"
 LONGEST_NAME = 15  # IFNAMSIZ - 1, for link names and address labels alike
+# Loose reverse-path filtering drops everything on a link without an IPv4 address (facts B2), so each tunnel carries
+# one: the dummy address of RFC 7600, of host scope, that nobody ever talks to or from.
+TUNNEL_ADDRESS = IPv4Address("192.0.0.8")
 _STAND_IN, _OTHER_STAND_IN = ".new", ".alt"
 
 ALIAS = "dsr-agent: decapsulates for VIPs; removed by dsr-agent teardown"

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dsr_agent.kernel import addresses, links, netlink
-from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS
-from dsr_agent.state.marks import owns_link
+from dsr_agent.state.marks import TUNNEL_ADDRESS, owns_link
 from dsr_agent.state.model import Address, Link
 from tests.lab.spaces import inside, within
 

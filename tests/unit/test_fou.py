@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsr_agent.kernel import fou
+from dsr_agent.state.errors import NotYet
+from dsr_agent.state.port_actions import AddPort
 from dsr_agent.state.ports import PortKey, UdpPort
 
 HEAD = bytes.fromhex("03010000")  # the reply to FOU_CMD_GET, version 1
@@ -50,3 +53,11 @@ def test_what_is_asked_for_is_what_is_read(number: int, local: IPv4Address | IPv
 def test_which_port_does_the_work(port: UdpPort, serves: bool) -> None:
     """One of every address does, too."""
     assert port.serves(PortKey(6080, 4, IPv4Address("10.3.0.11"))) == serves
+
+
+def test_an_address_that_is_not_here_yet_is_waited_for() -> None:
+    """The kernel binds a socket to it (net/ipv4/fou_core.c), and refuses that with EADDRNOTAVAIL meanwhile."""
+    refused = fou._explain(AddPort(PortKey(6080, 4, IPv4Address("10.9.9.9"))), errno.EADDRNOTAVAIL, "")
+
+    assert isinstance(refused, NotYet)
+    assert "UDP port 6080 of 10.9.9.9: that address is not on this host (yet)" in str(refused)

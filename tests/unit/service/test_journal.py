@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS
 from dsr_agent.service import journal, notify
 from dsr_agent.service.journal import Kind, about, carrying, fields_of, of_actions, priority
 from dsr_agent.service.narrator import Narrator
 from dsr_agent.service.subjects import Sort, sort_of, tunnel_of
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet
+from dsr_agent.state.marks import TUNNEL_ADDRESS
 from dsr_agent.state.model import ROUTES, THIS_HOST, AddressKey, Key, LinkKey, ModuleKey, SysctlKey, TunnelKey
 from dsr_agent.state.report import Cause
 from tests.unit.service.reports import LOCAL, VIP1, VIP2, add, desired, key, report

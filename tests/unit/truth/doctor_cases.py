@@ -13,8 +13,8 @@ from dsr_agent.kernel.policy import Rule, Way
 from dsr_agent.kernel.stats import Received
 from dsr_agent.kernel.sysctl_files import Setting
 from dsr_agent.kernel.trace import ForeignDrop
-from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS
 from dsr_agent.state.count import Count
+from dsr_agent.state.marks import TUNNEL_ADDRESS
 from dsr_agent.state.model import Link
 from dsr_agent.state.model import Outer as Header
 from dsr_agent.state.probe import Seen, Sight

@@ -17,8 +17,8 @@ from dsr_agent.kernel.capture import Captured
 from dsr_agent.kernel.policy import Rule, Way
 from dsr_agent.kernel.stats import Received
 from dsr_agent.printing_doctor import diagnosed, diagnosed_json
-from dsr_agent.reconcile.resolve import TUNNEL_ADDRESS
 from dsr_agent.state.count import Count
+from dsr_agent.state.marks import TUNNEL_ADDRESS
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.table import GuardPolicy
 from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage
