@@ -102,7 +102,7 @@ def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
     kinds = ((i, t, "udp" if t.port else t.encapsulation) for i, t in enumerate(tunnels) if t)
     # In another VRF "auto" is another address.
     keys = (
-        (i, (kind, t.version, t.local, t.vrf if t.local == AUTO else None, t.key, t.port))
+        (i, (kind, t.version, t.local, t.vrf if t.local == AUTO else None, _gre_key(t), t.port))
         for i, t, kind in kinds
         if t.encapsulation not in BARE
     )
@@ -115,7 +115,8 @@ def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
             first.encapsulation, "another local or port"
         )
         names = list(dict.fromkeys(tunnel.encapsulation for tunnel in these))
-        one = "write one [[tunnel]] with the load balancers of all of them, or " if len(names) == 1 else ""
+        alike = len(names) == 1 and len({tunnel.key for tunnel in these}) == 1
+        one = "write one [[tunnel]] with the load balancers of all of them, or " if alike else ""
         if not any(tunnel.load_balancers for tunnel in these) and first.version == 4:  # "any" does not say which
             one = "for IPv6 outside write an IPv6 address of this host as the local of one, or "
         yield (
@@ -125,6 +126,11 @@ def _same_key(tunnels: Tunnels, where: Where) -> Iterator[Refusal]:
                 f"({listed}): {one}give one of them {other}"
             ),
         )
+
+
+def _gre_key(tunnel: TunnelSettings) -> int | None:
+    """The key as the kernel compares it: over IPv6 it takes 0 for none (net/ipv6/ip6_gre.c, ip6gre_tunnel_find)."""
+    return tunnel.key if tunnel.version == 4 else tunnel.key or None
 
 
 def _single_balancers(tunnels: Tunnels) -> dict[Ip, KeyPath]:

@@ -37,6 +37,7 @@ def doubts(settings: Settings, origins: Origins) -> Iterator[str]:
         place = origins.place(("guard", "enabled"), lines=False)
         yield f"{place}: false: whoever can reach this host may send through its tunnels, under any client's address"
     yield from _never_marked(settings, origins)
+    yield from _served_at_the_port(settings, origins)
     alone = [vip for vip in settings.vip if not (settings.tunnel if vip.tunnels is None else vip.tunnels)]
     if alone:
         yield f"{_counted(alone)} no tunnel: requests must reach this host some other way"
@@ -61,6 +62,18 @@ def _never_marked(settings: Settings, origins: Origins) -> Iterator[str]:
             place = origins.place(("tunnel", index), lines=False)
             why = f"no VIP of {tunnel.name} has a code point, so nothing comes by it"
             yield f"{place}: {why}: write dscp = 7 in a [[vip]]"
+
+
+def _served_at_the_port(settings: Settings, origins: Origins) -> Iterator[str]:
+    """A tunnel's UDP port that is a service, too: whoever listens at all addresses has the tunnel's as well."""
+    for index, tunnel in enumerate(settings.tunnel):
+        found = [vip for vip in settings.vip if tunnel.port and f"udp/{tunnel.port}" in vip.services]
+        if found:
+            place = origins.place(("tunnel", index, "port"), lines=False)
+            yield (
+                f"{place}: {tunnel.port} is a service of VIP {found[0].address}, too: an application that listens at "
+                "all addresses cannot have it beside the tunnel: let it listen at the VIP, or write another port"
+            )
 
 
 def _tunnels_of(vip: VipSettings, settings: Settings) -> tuple[str, ...]:

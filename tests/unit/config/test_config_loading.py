@@ -319,6 +319,18 @@ def test_a_tunnel_that_looks_for_code_points_and_vips_without_any_is_warned_abou
     assert [text for text in loaded(tmp_path, TUNNEL + marks).warnings if open_ not in text] == []
 
 
+def test_a_service_at_a_tunnels_port_is_warned_about(tmp_path: Path) -> None:
+    gue = TUNNEL.replace('"gre"', '"gue"').replace('"ipip"', '"gue"')
+
+    [warning] = loaded(tmp_path, gue + VIP + 'services = ["tcp/6080", "udp/6080"]\n').warnings
+
+    assert warning == (
+        f"{tmp_path}/dsr-agent.toml: tunnel[0].port: 6080 is a service of VIP 192.0.2.10, too: an application that "
+        "listens at all addresses cannot have it beside the tunnel: let it listen at the VIP, or write another port"
+    )
+    assert loaded(tmp_path, gue + VIP + 'services = ["tcp/6080", "udp/6081"]\n').warnings == ()
+
+
 # --- the example --------------------------------------------------------------------------------------------------
 
 
