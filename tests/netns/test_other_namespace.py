@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,10 +26,10 @@ def name() -> Iterator[str]:
     sh(f"ip netns del {made}")
 
 
-def written(folder: Path, netns: str, *more: str) -> Path:
+def written(folder: Path, netns: str, *more: str, poll_interval: float = 10.0) -> Path:
     """The file."""
     path = folder / "dsr-agent.toml"
-    lines = [f'[agent]\nnetns = "{netns}"', f'[[vip]]\naddress = "{VIP}"', *more]
+    lines = [f'[agent]\nnetns = "{netns}"\npoll_interval = {poll_interval}', f'[[vip]]\naddress = "{VIP}"', *more]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -115,8 +116,7 @@ def test_teardown_needs_no_file_and_of_a_bad_one_only_where_to_go(name: str, tmp
 
 def test_one_that_is_made_anew_is_where_it_starts_again(name: str, tmp_path: Path) -> None:
     """The old one lives on as long as the agent works in it, and nobody would see what is missing in the new one."""
-    file = tmp_path / "dsr-agent.toml"
-    file.write_text(f'[agent]\nnetns = "{name}"\npoll_interval = 0.5\n[[vip]]\naddress = "{VIP}"\n')
+    file = written(tmp_path, name, poll_interval=0.5)
     with Agent(file) as agent:
         sh(f"ip netns del {name}")
         line = agent.says("was deleted")
@@ -126,6 +126,29 @@ def test_one_that_is_made_anew_is_where_it_starts_again(name: str, tmp_path: Pat
         assert agent.process.wait(30) == 1, "systemd is to start it again"
     with Agent(file):
         assert VIP in addresses(name)[0]
+
+
+@pytest.fixture
+def owner() -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a network namespace of its own."""
+    command = ["unshare", "--net", "sh", "-c", "echo there; exec sleep 600"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as started:
+        assert started.stdout
+        started.stdout.readline()
+        yield started
+        started.kill()
+
+
+def test_that_of_a_process_is_no_name(owner: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Its number may be another process's tomorrow, which says nothing; the namespace is kept, and kept right."""
+    segment = '[[tunnel]]\nencapsulation = "l2"'
+    with Agent(written(tmp_path, f"/proc/{owner.pid}/ns/net", segment, poll_interval=0.5)) as agent:
+        owner.kill()
+        owner.wait()
+        for _ in range(2):  # found by polling, so whoever looks as often has looked in between
+            sh(f"nsenter --net=/proc/{agent.process.pid}/ns/net sysctl -qw net.ipv4.conf.all.arp_ignore=0")
+            agent.says("net/ipv4/conf/all/arp_ignore: it was changed")
+        assert "was deleted" not in "".join(agent.log)
 
 
 def test_a_reload_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
