@@ -33,7 +33,8 @@ def scope_of(changes: Changes, desired: Desired, ours: frozenset[str]) -> Scope:
         if isinstance(key, AddressKey):
             if key in desired.addresses:
                 addresses.add(key)
-                host |= key in silent  # nobody must be able to ask for it when it comes back
+                # Nobody must be able to ask for it when it comes back; what else is on a card says whether they can.
+                host |= key in silent or key.link != "lo"
             else:
                 host |= key.ip.version in arriving or key.link in ours
         elif isinstance(key, LinkKey):

@@ -64,3 +64,13 @@ async def test_a_vip_that_goes_while_somebody_lowers_the_sysctls_waits_for_silen
         steps = [str(outcome.action) for report in story.reports[before:] for outcome in report.outcomes]
         assert steps == ["set net/ipv4/conf/all/arp_ignore = 1", "add 192.0.2.10/32 on lo"]
         assert sorted_lines(story.host) == sorted_lines(SILENT)
+
+
+async def test_a_vip_that_its_card_answers_for_is_not_put_there_by_an_announcement_either() -> None:
+    """Somebody adds it and takes it away again: what is refused at every full look is refused then, too."""
+    file = '[[vip]]\naddress = "10.0.3.100"\ndevice = "eth0"\n'
+    async with Story(file, HOST) as story:
+        assert "10.0.3.100" not in story.host
+        await story.hears("ip addr add 10.0.3.100/32 dev eth0")
+        await story.hears("ip addr del 10.0.3.100/32 dev eth0")
+        assert "10.0.3.100" not in story.host

@@ -48,7 +48,7 @@ NOTHING = Scope()
     ("key", "scope"),
     [
         (VIP, Scope(addresses=frozenset({VIP}))),
-        (SIX, Scope(addresses=frozenset({SIX}))),
+        (SIX, Scope(host=True, addresses=frozenset({SIX}))),
         (AddressKey("eth0", IPv4Address("10.0.3.2"), 24), HOST),
         (AddressKey("lo", IPv4Address("198.51.100.1"), 32), HOST),
         (AddressKey("eth0", ip_address("2001:db8:1::1"), 64), NOTHING),
@@ -69,7 +69,7 @@ NOTHING = Scope()
     ids=str,
 )
 def test_where_to_look(key: Key, scope: Scope) -> None:
-    """A VIP is looked at alone; the rest only if it can concern us."""
+    """A VIP on ``lo`` is looked at alone, on a card with what else is there; the rest only if it can concern us."""
     found = scope_of(Changes(frozenset({key})), desired(FILE), frozenset({"adopted0"}))
 
     assert found == scope
