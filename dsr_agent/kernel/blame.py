@@ -2,8 +2,9 @@
 Who did it: the process behind a netlink port, as far as it can still be known.
 
 The kernel names the port of whoever changed an address, not of who changed a link or a sysctl (facts A5). A port
-usually is its process's id; a library that opens several sockets adds bits above it. ``ip`` has mostly ended by the
-time anybody looks.
+usually is its process's id; a library that opens several sockets adds bits above it. The second socket of a process
+that leaves the choice to the kernel has a negative number that says nothing (``netlink_autobind`` in
+``net/netlink/af_netlink.c``). ``ip`` has mostly ended by the time anybody looks.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_PID_BITS = 0x3FFFFF
+_PID_BITS, _NEGATIVE = 0x3FFFFF, 1 << 31
 
 
 def who(port: int, root: Path) -> str:
-    """The process that holds netlink port *port*, in words."""
+    """The process that holds netlink port *port*, in words; empty if nothing is known."""
     inode = _inode(port, root)
-    pid = port & _PID_BITS
-    if inode and not _holds(root / "proc" / str(pid), inode):
+    pid = 0 if port & _NEGATIVE else port & _PID_BITS
+    if inode and not (pid and _holds(root / "proc" / str(pid), inode)):
         pid = next((int(entry.name) for entry in _processes(root) if _holds(entry, inode)), pid)
+    if not pid:
+        return ""
     try:
         name = (root / "proc" / str(pid) / "comm").read_text("utf-8", "replace").strip()
     except OSError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import re
+import socket
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice
@@ -261,6 +262,8 @@ class Host:
                 self._by[address.key] = message.port
 
     def _take_link(self, message: netlink.Message) -> None:
+        if message.body[0] != socket.AF_UNSPEC:
+            return  # what a bridge says of its ports: one that leaves it is told as "deleted" (net/bridge/br_netlink.c)
         index, link = links.parse(message.body)
         if message.type == netlink.RTM_DELLINK:
             if link.outer:
@@ -295,6 +298,7 @@ class Host:
 
     def _firewall_lost(self) -> None:
         self._firewall.forget()
+        self.rules_changed.set()
         self._keys.add(GUARD)
         self._watch_firewall()
         self._something.set()

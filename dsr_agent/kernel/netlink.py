@@ -220,13 +220,19 @@ class Channel:
         self._socket.send(b"".join(parts))
         self.sent += len(parts)
         answers: list[Refusal | None] = [None] * len(batch)
+        waiting = 0
         while True:
             try:
-                data = self._socket.recv(_DUMP_BUFFER)
+                data = self._socket.recv(_DUMP_BUFFER, waiting)
+            except BlockingIOError:
+                return answers
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                continue  # some answers were dropped; the messages were carried out, and read-back will tell
+                # Some answers were dropped, the last one first of all: the kernel carries a batch out while it is sent
+                # (netlink_rcv_skb), so all that is to come is there. What was done, the read-back will tell.
+                waiting = socket.MSG_DONTWAIT
+                continue
             for message in messages(data):
                 if message.type != NLMSG_ERROR or not first <= message.sequence <= self._sequence:
                     continue

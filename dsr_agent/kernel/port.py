@@ -53,5 +53,5 @@ class Kernel(Protocol):
         ...
 
     async def who(self, port: int) -> str:
-        """The process behind a netlink port of `Changes.by`, in words, as far as it can be known."""
+        """The process behind a netlink port of `Changes.by`, in words; empty if it cannot be known."""
         ...

@@ -197,7 +197,8 @@ class Reconciler:
 
     async def _blame(self, outcomes: Iterable[Outcome], by: Mapping[Key, int]) -> dict[Key, str]:
         ports = {outcome.action.key: by[outcome.action.key] for outcome in outcomes if outcome.action.key in by}
-        return {key: await self._kernel.who(port) for key, port in list(ports.items())[:_BLAMED_AT_MOST]}
+        said = {key: await self._kernel.who(port) for key, port in list(ports.items())[:_BLAMED_AT_MOST]}
+        return {key: who for key, who in said.items() if who}
 
     def _not_seen(self, wake: _Wake, error: OSError) -> None:
         """The kernel refused even to be looked at (no memory, say): say so, and try again."""

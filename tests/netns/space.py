@@ -58,9 +58,9 @@ def put(*addresses: Address) -> None:
 
 
 def has_kind(kind: str) -> bool:
-    """Whether this kernel has tunnel links of *kind*, or VRFs, tried out."""
+    """Whether this kernel has tunnel links of *kind*, or VRFs or bridges, tried out."""
     local = "2001:db8:99::1" if kind.startswith("ip6") else "10.99.0.1"
-    about = ["table", "99"] if kind == "vrf" else ["local", local]
+    about = {"vrf": ["table", "99"], "bridge": []}.get(kind, ["local", local])
     probe = ["ip", "link", "add", "probe0", "type", kind, *about]
     made = subprocess.run(probe, capture_output=True, check=False).returncode == 0
     if made:

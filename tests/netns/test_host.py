@@ -201,6 +201,20 @@ async def test_a_link_made_again_under_its_name_is_another_one() -> None:
         assert "192.0.2.10/32" in sh("ip addr show dev nic")
 
 
+async def test_a_port_that_leaves_its_bridge_keeps_its_addresses() -> None:
+    """The bridge tells that as the deletion of a link (RTM_DELLINK of family AF_BRIDGE)."""
+    if not has_kind("bridge"):
+        pytest.skip("this kernel has no bridges")
+    sh(*NETWORK_CARD, "ip link add br0 type bridge", "ip link set nic master br0")
+    key = AddressKey("nic", ip_address("10.0.3.2"), 24)
+    async with Host() as host:
+        await host.observe(EVERYTHING)
+        sh("ip link set nic nomaster")
+        await until(host, LinkKey("nic"))
+
+        assert key in (await host.observe(only(key))).addresses
+
+
 async def test_two_links_that_trade_names() -> None:
     """Every address is where the kernel has it."""
     sh(*NETWORK_CARD, "ip link add other type veth peer name far", "ip addr add 10.0.9.9/24 dev other")

@@ -15,7 +15,7 @@ HEADER = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks
 def root(tmp_path: Path) -> Path:
     """Two processes: 41 (chef) holds socket 900, 42 (bird) holds 901 and 902."""
     (tmp_path / "proc/net").mkdir(parents=True)
-    rows = [(0, 41, 900), (0, 42, 901), (0, 42 + (7 << 22), 902), (9, 43, 903), (0, 44, 904)]
+    rows = [(0, 41, 900), (0, 42, 901), (0, 42 + (7 << 22), 902), (9, 43, 903), (0, 44, 904), (0, 3 << 30, 905)]
     lines = [f"0000 {family} {port} 00000000 0 0 0 2 0 {inode}\n" for family, port, inode in rows]
     (tmp_path / "proc/net/netlink").write_text(HEADER + "".join(lines))
     for pid, name, inodes in (
@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
         (42, "bird", [901, 902]),
         (43, "else", [903]),
         (44, "other", []),
-        (99, "late", [904]),
+        (99, "late", [904, 905]),
     ):
         (tmp_path / f"proc/{pid}/fd").mkdir(parents=True)
         (tmp_path / f"proc/{pid}/comm").write_text(name + "\n")
@@ -42,6 +42,8 @@ def root(tmp_path: Path) -> Path:
         (43, "process 43, which has ended"),
         (77, "process 77, which has ended"),
         (77 + (7 << 22), "process 77, which has ended"),
+        (3 << 30, "late (process 99)"),
+        ((3 << 30) + 41, ""),
     ],
     ids=[
         "by its number",
@@ -51,6 +53,8 @@ def root(tmp_path: Path) -> Path:
         "not rtnetlink",
         "gone",
         "a library's, gone",
+        "chosen by the kernel",
+        "chosen by the kernel, gone",
     ],
 )
 def test_the_process_behind_a_port(root: Path, port: int, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket as socket_module
 import struct
 from typing import Any
 
@@ -23,8 +24,10 @@ class Socket:
         """A request."""
         self.sent.append(data)
 
-    def recv(self, size: int) -> bytes:
-        """The next answer."""
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """The next answer; without one, who may wait would wait for ever."""
+        if not self._answers and flags & socket_module.MSG_DONTWAIT:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         answer = self._answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
@@ -106,6 +109,13 @@ def test_answers_that_were_dropped_do_not_keep_a_batch_waiting() -> None:
     asking, _ = channel(NO_ROOM, answer(2))
 
     assert asking.request([(netlink.RTM_NEWADDR, 0, b"")] * 2) == [None, None]
+
+
+def test_the_last_answer_is_not_waited_for_once_answers_were_dropped() -> None:
+    """It is the first for which there was no room."""
+    asking, _ = channel(NO_ROOM, answer(1, errno.EPERM))
+
+    assert asking.request([(netlink.RTM_NEWADDR, 0, b"")] * 3) == [Refusal(errno.EPERM, ""), None, None]
 
 
 @pytest.mark.parametrize("verb", ["dump", "ask"])
