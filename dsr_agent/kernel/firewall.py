@@ -64,14 +64,14 @@ class Firewall:
         self._nftables: Nftables | None = None
         self._hold = hold
         self._copy: ObservedGuard | None = None
-        self._touched = False
+        self._touched = self._theirs = False
         self._own, self._learned = os.getpid(), False
         with open("/proc/self/comm", encoding="utf-8") as own:
             self._name = own.read().strip()
         self.on_lost: Callable[[], None] = self.forget
         """Called when announcements were dropped and another socket listens."""
         self.others = 0
-        """How often somebody else has changed any rules."""
+        """How often rules that are not ours have changed."""
         self._monitor: Monitor | None = None
         if not listen:
             return
@@ -171,13 +171,11 @@ class Firewall:
         once, it is learnt another time. Nothing is missed by taking what was announced: after a write the table is
         read afresh anyway.
         """
-        waiting = list(self._monitor.drain(ALL, self.on_lost)) if self._monitor else []
-        culprits = [_culprit(message) for message in waiting if message.type == _SUBSYSTEM_NFTABLES << 8 | _NEWGEN]
+        waiting = self._monitor.drain(ALL, self.on_lost) if self._monitor else ()
+        culprits = [culprit for message in waiting if (culprit := self._end_of_transaction(message)[0])]
         namesakes = {number for number, name in culprits if name == self._name}
         if not self._learned and (len(namesakes) == 1 or self._own in namesakes):
             self._own, self._learned = self._own if self._own in namesakes else namesakes.pop(), True
-        self.others += sum(number != self._own for number, _ in culprits)
-        self._touched = False
 
     # --- announcements ---------------------------------------------------------------------------------------------
 
@@ -190,8 +188,7 @@ class Firewall:
         culprit = None
         if self._monitor:
             for message in self._monitor.drain(at_most, self.on_lost):
-                if message.type >> 8 == _SUBSYSTEM_NFTABLES:
-                    culprit = self._take(message) or culprit
+                culprit = self._take(message) or culprit
         return culprit
 
     def forget(self) -> None:
@@ -199,20 +196,31 @@ class Firewall:
         self._copy = None
 
     def _take(self, message: Message) -> tuple[int, str] | None:
+        culprit, touched = self._end_of_transaction(message)
+        if culprit is None or not touched or culprit[0] == self._own:
+            return None
+        self._copy = None
+        return culprit
+
+    def _end_of_transaction(self, message: Message) -> tuple[tuple[int, str] | None, bool]:
+        """
+        Who made the transaction that *message* ends, if it ends one, and whether our table was touched by it.
+
+        What it says of tables goes before. Ours are not others' rules, whoever wrote them: of a table that is made for
+        tracing, aside, the kernel names the thread.
+        """
+        if message.type >> 8 != _SUBSYSTEM_NFTABLES:
+            return None, False
         if message.type & 0xFF != _NEWGEN:
             found = dict(attributes(message.body, 4))
             name = found.get(_NFTA_TABLE_NAME, b"").rstrip(b"\0").decode("ascii", "replace")
             self._touched |= message.body[:1] == bytes([_NFPROTO_INET]) and name == NAME
-            return None
+            self._theirs |= not name.startswith(NAME)
+            return None, False
         touched, self._touched = self._touched, False
-        culprit = _culprit(message)
-        if culprit[0] == self._own:
-            return None
-        self.others += 1
-        if not touched:
-            return None
-        self._copy = None
-        return culprit
+        self.others += self._theirs
+        self._theirs = False
+        return _culprit(message), touched
 
 
 def _culprit(message: Message) -> tuple[int, str]:

@@ -97,6 +97,7 @@ def foreign_drops(
     *,
     early: bool = False,
     started: Callable[[], object] = lambda: None,
+    ended: int = -1,
 ) -> tuple[int, list[ForeignDrop]]:
     """
     Watch for at most *seconds*: how many packets were seen that the guard had let in, and who dropped some of them.
@@ -104,7 +105,8 @@ def foreign_drops(
     They are those that come in wrapped, in UDP to one of *ports*, and those that come out of tunnels.
 
     Ends sooner when enough was seen. *early*: also who dropped some before the guard was asked, of strangers, too, and
-    never sooner. *started* is called once packets are followed. Blocks; raises `OSError` where nothing can be traced.
+    never sooner. *started* is called once packets are followed. Blocks, at most until there is something to read from
+    the file descriptor *ended*; raises `OSError` where nothing can be traced.
     """
     # One of its own, because the agent may follow packets at the same time.
     table, priority = (f"{_TABLE}_early", _BEFORE_ALL) if early else (_TABLE, _BEFORE_THE_GUARD)
@@ -118,8 +120,10 @@ def foreign_drops(
         reader = _Reader(early)
         until = time.monotonic() + seconds
         while (early or reader.seen < _ENOUGH) and (left := until - time.monotonic()) > 0:
-            select.select([listening], [], [], left)
+            ready, _, _ = select.select([listening.fileno(), *([ended] if ended >= 0 else [])], [], [], left)
             reader.take(listening.drain(_A_DROP, lambda: None))
+            if ended in ready:
+                break
         return reader.seen, list(reader.drops)
     finally:
         nftables.run(f"delete table {FAMILY} {table}")

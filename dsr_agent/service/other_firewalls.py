@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from collections.abc import Collection
 
 from dsr_agent.kernel.host import Host
-from dsr_agent.kernel.trace import foreign_chains, foreign_drops
+from dsr_agent.kernel.trace import ForeignDrop, foreign_chains, foreign_drops
 from dsr_agent.service.board import Board
 from dsr_agent.service.journal import Kind, carrying
 
@@ -40,7 +42,7 @@ async def _look(board: Board) -> None:
     try:
         if await asyncio.to_thread(foreign_chains):
             ports = {tunnel.port for tunnel in board.overview.desired.tunnels.values() if tunnel.port is not None}
-            seen, drops = await asyncio.to_thread(foreign_drops, _WATCH, ports)
+            seen, drops = await _follow(ports)
         else:
             seen, drops = 1, []
     except OSError as error:
@@ -55,3 +57,17 @@ async def _look(board: Board) -> None:
             message = f"another firewall drops what the guard lets in: {text}"
             log.warning("%s", message, extra=carrying(Kind.WARNED))
     board.foreign_drops = found
+
+
+async def _follow(ports: Collection[int]) -> tuple[int, list[ForeignDrop]]:
+    """`foreign_drops`, which ends when this is cancelled: who stops the agent would have to wait for its thread."""
+    ended = os.eventfd(0)
+    following = asyncio.create_task(asyncio.to_thread(foreign_drops, _WATCH, ports, ended=ended))
+    try:
+        return await asyncio.shield(following)
+    except asyncio.CancelledError:
+        os.eventfd_write(ended, 1)
+        await asyncio.wait([following])
+        raise
+    finally:
+        os.close(ended)

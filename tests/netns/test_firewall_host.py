@@ -13,6 +13,7 @@ from dsr_agent.guard.ruleset import ruleset
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.kernel import firewall, libnftables
 from dsr_agent.kernel.host import Host
+from dsr_agent.kernel.trace import foreign_drops
 from dsr_agent.state.errors import DsrError, NotPermitted, Unsupported
 from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.model import EVERYTHING, GUARD, HOST, Changes, Scope
@@ -174,6 +175,22 @@ async def test_what_is_done_to_other_tables_is_not_announced() -> None:
         nft("add table ip dsr_agent", "add set ip dsr_agent vips4 { type ipv4_addr; }", "delete table ip dsr_agent")
 
         assert await nothing_waits(host)
+
+
+async def test_rules_of_others_have_changed_when_others_have_changed_them() -> None:
+    """Not when packets are followed, which takes a table of ours, made by a thread."""
+    async with Host() as host:
+        await write(host)
+        host.rules_changed.clear()
+        await asyncio.to_thread(foreign_drops, 0.0)
+        nft(MEDDLING["element deleted"])
+        await heard(host)
+        assert not host.rules_changed.is_set()
+
+        nft(f"add table {FAMILY} other")
+        nft(MEDDLING["element added"])
+        await heard(host)
+        assert host.rules_changed.is_set()
 
 
 async def test_who_changed_it_is_told() -> None:
