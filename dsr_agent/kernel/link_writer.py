@@ -29,7 +29,7 @@ from dsr_agent.state.actions import (
     RenameLink,
     TakeDown,
 )
-from dsr_agent.state.errors import Bug, DsrError, Foreign
+from dsr_agent.state.errors import Bug, DsrError, Foreign, Unsupported
 from dsr_agent.state.model import MODULE_OF_KIND
 
 
@@ -73,8 +73,10 @@ class LinkWriter:
         step = steps.get(type(action))
         if step is None:
             return Bug(f"no way to {action}")
-        from pyroute2.netlink.exceptions import NetlinkError
-
+        try:
+            from pyroute2.netlink.exceptions import NetlinkError
+        except Exception as error:  # half an upgrade; whatever it raises, this is no reason to end
+            return Unsupported(f"cannot {action}: no pyroute2: {error!r}", "install dsr-agent anew, and restart it")
         try:
             await step(action)
         except NetlinkError as error:

@@ -69,6 +69,7 @@ class Daemon:
         self._web: Web | None = None
         self._aside: asyncio.Task[None] | None = None
         self._misplaced: DsrError | None = None
+        self._asked_to_reload = asyncio.Event()
         self._self_test = SelfTest(self._board, loaded.settings.probe, SteadyClock(), Prober)
         self._reconciler = Reconciler(
             host,
@@ -82,15 +83,17 @@ class Daemon:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; on SIGHUP, read the file again. Raises `DsrError` where it cannot do its work."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         warn(self._loaded)
         self._keepers.holds.load()  # before the first pass: it must not put back what is held
         self._hold()
+        reloads = asyncio.create_task(_kept_up("SIGHUP", self._follow_reloads))
         try:
             await self._reconciler.run()
         finally:
+            reloads.cancel()
             if self._aside:
                 self._aside.cancel()
             if self._web:
@@ -123,15 +126,12 @@ class Daemon:
 
     async def _afterwards(self) -> None:
         """All that can wait until the data plane stands: what repairs need, then HTTP and metrics, then the rest."""
-        await self._host.warm_up()
-        try:
-            # Before anybody can ask, so that a restart says nothing else than was said before it.
-            await asyncio.to_thread(self._keepers.drains.load)
-            await self._checks.load()
-            await self._listeners.look()
-            self._web = await asyncio.to_thread(self._make_web)
-        except Exception:  # no socket, no memory, a broken installation: health is not worth the data plane
-            log.exception("HTTP and metrics cannot be served", extra=carrying(Kind.HTTP))
+        await _tried("repairs may begin late", self._host.warm_up)
+        # Before anybody can ask, so that a restart says nothing else than was said before it.
+        await _tried("drains are not known", lambda: asyncio.to_thread(self._keepers.drains.load))
+        await _tried("what checks found is not known", self._checks.load)
+        await _tried("listeners are not known", self._listeners.look)
+        await _tried("HTTP and metrics cannot be served", lambda: asyncio.to_thread(self._serve), Kind.HTTP)
         await asyncio.gather(
             _kept_up("other firewalls", lambda: other_firewalls.watch(self._board, self._host)),
             _kept_up("listeners", self._listeners.watch),
@@ -144,13 +144,13 @@ class Daemon:
             _kept_up("the network namespace", self._stay),
         )
 
-    def _make_web(self) -> Web:
+    def _serve(self) -> None:
         from dsr_agent.service.web import assembly  # noqa: PLC0415  as long as all other imports together
 
         sys.setswitchinterval(_SWITCH_INTERVAL)
         web = assembly.web(self._board, self._keepers, self._host.farewells, lambda: self._host.announcements_lost)
         web.start(assembly.wanted(self._loaded.settings))
-        return web
+        self._web = web
 
     async def _stay(self) -> None:
         """End when the name of this network namespace is another one's: whoever starts this again starts it there."""
@@ -175,10 +175,24 @@ class Daemon:
             self._hold()
             await self._keepers.holds.changed.wait()
 
-    def _reload(self) -> None:
+    def _reload_soon(self) -> None:
         self._notifier.reloading()
+        self._asked_to_reload.set()
+
+    async def _follow_reloads(self) -> None:
+        """Read the file again whenever that was asked for; until cancelled."""
+        while True:
+            await self._asked_to_reload.wait()
+            self._asked_to_reload.clear()
+            try:
+                await self._reload()
+            except Exception:
+                self._notifier.ready(self._sentence())  # whoever asked is not to wait for ever
+                raise
+
+    async def _reload(self) -> None:
         try:
-            fresh = self._load()
+            fresh = await asyncio.to_thread(self._load)  # of 10,000 VIPs it takes seconds, and repairs go on meanwhile
             _stays(self._loaded, fresh)
         except ConfigError as error:
             for refusal in error.refusals:
@@ -239,6 +253,14 @@ async def _kept_up(what: str, watch: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("watching %s failed; beginning again", what, extra=carrying(Kind.WARNED))
         await asyncio.sleep(_PAUSE)
+
+
+async def _tried(lacking: str, step: Callable[[], Awaitable[object]], kind: Kind = Kind.WARNED) -> None:
+    """Do without what cannot be had (no socket, no memory, half an upgrade): nothing is worth the data plane."""
+    try:
+        await step()
+    except Exception:
+        log.exception("%s", lacking, extra=carrying(kind))
 
 
 async def run(load: Callable[[], Loaded], loaded: Loaded) -> None:

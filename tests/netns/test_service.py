@@ -54,6 +54,30 @@ class TestNotification:
             agent.hear("STOPPING=1")
         assert "192.0.2.11/32" in sh("ip -o addr show dev lo")
 
+    def test_a_file_that_takes_long_to_read_delays_no_repair(self, tmp_path: Path) -> None:
+        """And one that was written meanwhile is read after it."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os, time\n"
+            "from dsr_agent import cli\n"
+            "load = cli.load\n"
+            "def slow(*told, **known):\n"
+            "    read = load(*told, **known)\n"
+            f"    while os.path.exists({str(tmp_path / 'slow')!r}): time.sleep(0.01)\n"
+            "    return read\n"
+            "cli.load = slow\n"
+        )
+        path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
+        with Agent(tmp_path, VIPS, PYTHONPATH=path) as agent, Watcher() as watcher:
+            (tmp_path / "slow").touch()
+            os.kill(agent.pid, signal.SIGHUP)
+            agent.hear("RELOADING=1")
+            assert watcher.repair("192.0.2.10") > 0
+            agent.file.write_text(VIPS + '[[vip]]\naddress = "192.0.2.11"\n')
+            os.kill(agent.pid, signal.SIGHUP)
+            agent.hear("RELOADING=1")
+            (tmp_path / "slow").unlink()
+            agent.hear("READY=1\nSTATUS=in sync: 0 tunnels, 3 VIPs")
+
     def test_a_bad_file_ends_the_reload_and_is_in_the_status(self, tmp_path: Path) -> None:
         with Agent(tmp_path, VIPS) as agent:
             agent.reload(VIPS + "x = 1\n")
@@ -317,3 +341,17 @@ def test_the_data_plane_is_made_before_anything_that_can_wait_is_even_imported(t
         assert imported & {"tornado", "prometheus_client", "pyroute2", "http", "gzip"} == set()
         assert "192.0.2.10/32" in sh("ip -o addr show dev lo")
         agent.serving()
+
+
+def test_half_an_upgrade_costs_links_only(tmp_path: Path) -> None:
+    """A library that cannot be imported any more is told, and VIPs, HTTP and metrics go on."""
+    (tmp_path / "pyroute2").mkdir()
+    (tmp_path / "pyroute2/__init__.py").write_text('raise RuntimeError("half of it is new")\n')
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
+    with Agent(tmp_path, VIPS, PYTHONPATH=path) as agent, Watcher() as watcher:
+        agent.serving()
+        sh("ip link set lo down")
+        agent.until(lambda: "no pyroute2: RuntimeError('half of it is new')" in agent.log(), "a link to bring up")
+        assert watcher.repair("192.0.2.10") > 0
+        sh("ip link set lo up")
+        agent.hear("STATUS=in sync")
