@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         code: int = asyncio.run(_COMMANDS[arguments.verb](arguments))
+        sys.stdout.flush()  # at the interpreter's end it would be too late to say that nobody reads it
     except ConfigError as error:
         return _refuse(arguments, error)
     except DsrError as error:
@@ -226,9 +227,9 @@ async def _teardown(arguments: argparse.Namespace) -> int:
         outcomes = await carry_out(host, todo.actions)
         remaining = teardown(await host.observe(EVERYTHING))
     if arguments.json:
-        _print_json(printing.outcomes_json(outcomes, remaining))
+        _print_json(printing.torn_down_json(outcomes, remaining))
     else:
-        print(printing.outcomes(outcomes, "nothing here is marked ours"))
+        print(printing.torn_down(outcomes, remaining))
     return NOT_IN_SYNC if remaining else FINE
 
 

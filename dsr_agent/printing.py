@@ -100,9 +100,19 @@ def outcomes(found: Sequence[Outcome], nothing: str) -> str:
     return "\n".join(_some([_outcome(outcome) for outcome in found])) or nothing
 
 
-def outcomes_json(found: Iterable[Outcome], remaining: Plan) -> dict[str, Any]:
+def torn_down(found: Sequence[Outcome], remaining: Plan) -> str:
+    """What was removed, and what cannot be."""
+    lines = [] if remaining.problems and not found else [outcomes(found, "nothing here is marked ours")]
+    return "\n".join([*lines, *_some([f"cannot: {problem}" for problem in remaining.problems])])
+
+
+def torn_down_json(found: Iterable[Outcome], remaining: Plan) -> dict[str, Any]:
     """The same for machines."""
-    return {"ok": not remaining, "outcomes": [_outcome_json(outcome) for outcome in found]}
+    return {
+        "ok": not remaining,
+        "outcomes": [_outcome_json(outcome) for outcome in found],
+        "problems": problems_json(remaining.problems),
+    }
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

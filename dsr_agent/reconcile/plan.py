@@ -28,7 +28,7 @@ from dsr_agent.state.actions import (
     RenameLink,
     ReplaceAddress,
 )
-from dsr_agent.state.errors import Foreign, NotYet
+from dsr_agent.state.errors import Foreign, NotPermitted, NotYet
 from dsr_agent.state.guard_actions import RemoveGuard
 from dsr_agent.state.marks import owns_address, owns_link
 from dsr_agent.state.model import (
@@ -221,4 +221,7 @@ def teardown(observed: Observed) -> Plan:
         if owns_address(address) and key.link not in doomed
     ]
     guards = [RemoveGuard(removal(), Why.TEARDOWN, tuple(map(LinkKey, doomed)))] if observed.guard.table else []
-    return Plan((*links, *guards, *addresses))
+    # Who may not look cannot say that there is none. Where nftables is lacking, there is none.
+    unseen = observed.guard.unavailable
+    problems = (Problem(GUARD, unseen),) if isinstance(unseen, NotPermitted) else ()
+    return Plan((*links, *guards, *addresses), problems)

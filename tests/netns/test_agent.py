@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
@@ -293,3 +295,15 @@ def test_a_file_that_cannot_be_used_is_exit_code_2(config: Path) -> None:
         assert dsr_agent(verb, config=config).code == 2, verb
     assert dsr_agent("check", "--json", config=config).json["ok"] is False
     assert dsr_agent("dance").code == 2
+
+
+def test_nobody_reads_what_it_prints(config: Path) -> None:
+    """``dsr-agent check | true`` ends as it says, not with a complaint of the interpreter."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "dsr_agent", "check", "--config", str(config)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(words, env=buffered, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -9,11 +9,14 @@ from pathlib import Path
 from dsr_agent import printing
 from dsr_agent.config import load
 from dsr_agent.reconcile.loop import apply_once, plan_now
+from dsr_agent.reconcile.plan import teardown
 from dsr_agent.reconcile.resolve import resolve
 from dsr_agent.service.span_keeper import moment
 from dsr_agent.service.status import Status
 from dsr_agent.state.actions import AddLink, Plan
-from dsr_agent.state.errors import Unsupported
+from dsr_agent.state.errors import NotPermitted, Unsupported
+from dsr_agent.state.model import Observed
+from dsr_agent.state.table import ObservedGuard
 from tests.fake.clock import FakeClock
 from tests.fake.kernel import FakeKernel
 from tests.fake.story import FILE, HOST, IN_SYNC, NO_GUARD, desired
@@ -174,8 +177,17 @@ async def test_a_report_says_what_was_done_and_what_was_not() -> None:
 
 def test_a_teardown_of_nothing() -> None:
     """Says so."""
-    assert printing.outcomes((), "nothing here is marked ours") == "nothing here is marked ours"
-    assert printing.outcomes_json((), Plan()) == {"ok": True, "outcomes": []}
+    assert printing.torn_down((), Plan()) == "nothing here is marked ours"
+    assert printing.torn_down_json((), Plan()) == {"ok": True, "outcomes": [], "problems": []}
+
+
+def test_a_teardown_that_may_not_look() -> None:
+    """Who cannot see the guard does not say that there is none."""
+    left = teardown(Observed(guard=ObservedGuard(unavailable=NotPermitted("it cannot be seen", "run as root"))))
+
+    assert printing.torn_down((), left) == "cannot: guard: it cannot be seen: run as root"
+    assert printing.torn_down_json((), left)["ok"] is False
+    assert not teardown(Observed(guard=ObservedGuard(unavailable=Unsupported("there is no nftables"))))
 
 
 def test_a_check_says_what_it_read_and_what_is_suspicious(tmp_path: Path) -> None:
