@@ -48,7 +48,6 @@ _FOLLOWS_CAUSE: Mapping[Cause, frozenset[Stage]] = {
     Cause.WAY_BACK_VRF: frozenset({Stage.FIREWALL, Stage.REVERSE_PATH}),
     # The filter looks for the way back, too.
     Cause.WAY_BACK_RULE: frozenset({Stage.REVERSE_PATH}),
-    Cause.WAY_BACK_VRF: frozenset({Stage.REVERSE_PATH}),
     Cause.WAY_BACK_MISSING: frozenset({Stage.REVERSE_PATH}),
     Cause.GUARD_UNAVAILABLE: frozenset({Stage.TUNNEL, Stage.FIREWALL, Stage.REVERSE_PATH}),
 }

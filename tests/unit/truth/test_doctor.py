@@ -51,6 +51,7 @@ from tests.unit.truth.doctor_evidence import (
     host,
     lost,
     sent,
+    vrf,
 )
 
 
@@ -106,6 +107,14 @@ def test_what_follows_from_a_fault_is_told_as_that() -> None:
     stages = {each.stage: each for each in diagnose(broken("dsr-gre", "ip_gre")).vips[V4]}
     assert stages[Stage.TUNNEL].saw == stages[Stage.FIREWALL].saw == "follows from module_missing"
     assert stages[Stage.WAY_BACK].result is Result.OK
+
+
+def test_a_packet_that_is_lost_for_want_of_a_way_back_was_dropped_by_no_firewall() -> None:
+    """Both the reverse-path filter and what the self-test lost follow from the VRF."""
+    made = replace(vrf(), sights=lost(tunnel=1))
+    assert [each.cause for each in diagnose(made).causes] == [Cause.WAY_BACK_VRF]
+    stages = {each.stage: each for each in diagnose(made).vips[V4]}
+    assert stages[Stage.FIREWALL].saw == "follows from way_back_vrf"
 
 
 def test_a_fault_of_one_vip_is_not_the_others() -> None:
