@@ -52,7 +52,7 @@ class Prober:
     def __init__(self, port: int = 0, root: Path = Path("/")) -> None:
         self._port = port
         self._root = root
-        self._raw: dict[tuple[int, int], socket.socket] = {}
+        self._raw: dict[tuple[int, str], tuple[int, socket.socket]] = {}
         self._channel = Channel()
         self._ports = Ports()
         try:
@@ -63,7 +63,7 @@ class Prober:
 
     def close(self) -> None:
         """Give the sockets back."""
-        for opened in self._raw.values():
+        for _, opened in self._raw.values():
             opened.close()
         self._channel.close()
         self._ports.close()
@@ -71,9 +71,13 @@ class Prober:
     def _sender(self, version: int, vrf: str = "") -> socket.socket:
         """What sends packets of *version* as they are in *vrf*; opened when a tunnel first needs it."""
         index = socket.if_nametoindex(vrf) if vrf else 0  # a VRF that was made again is another one
-        if (version, index) not in self._raw:
-            self._raw[version, index] = _raw(version, vrf)
-        return self._raw[version, index]
+        before, opened = self._raw.get((version, vrf), (0, None))
+        if opened is None or before != index:
+            if opened:
+                opened.close()
+                del self._raw[version, vrf]
+            self._raw[version, vrf] = index, (opened := _raw(version, vrf))
+        return opened
 
     async def fire(self, shot: Shot, patience: float, *, evidence: bool = False) -> Sight:
         """Send once, and wait at most *patience* seconds; *evidence* also reads what counts more meanwhile."""
@@ -105,6 +109,8 @@ class Prober:
                     return Sight(Seen.LOST, evidence=self._grown(before, shot.link) if before else None)
             except OSError as error:
                 return Sight(Seen.REFUSED, why=f"the packet cannot be sent: {error.strerror}")
+            except DsrError as error:
+                return Sight(Seen.REFUSED, why=str(error))
             finally:
                 loop.remove_reader(receiver)
         link = links.name_of(arrived.result())
