@@ -34,7 +34,7 @@ from dsr_agent.state.model import Ip, Network
 
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_TABLE, _RTAX_MTU = 1, 2, 4, 5, 8, 15, 2
-_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN = 1, 2, 3, 6, 10, 14
+_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 6, 10
 _FRA_TABLE, _FRA_OIFNAME, _FRA_L3MDEV, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT, _FRA_DPORT = (
     15,
     17,
@@ -46,7 +46,6 @@ _FRA_TABLE, _FRA_OIFNAME, _FRA_L3MDEV, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT
 )
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, link, state, flags, type
 _NDA_DST, _NUD_INCOMPLETE, _NUD_FAILED = 1, 0x01, 0x20
-_FR_ACT_TO_TBL = 1
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _ORDINARY = {255: "local", 254: "main", 253: "default"}

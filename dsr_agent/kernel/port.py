@@ -1,7 +1,7 @@
 """
 The door between deciding and doing.
 
-Everything above sees the host through these few verbs; `host.Host` is the real kernel behind them and the tests'
+The reconciler sees the host through these few verbs; `host.Host` is the real kernel behind them and the tests'
 `FakeKernel` the other one, and one contract suite runs over both.
 """
 

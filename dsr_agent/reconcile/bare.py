@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from dsr_agent.reconcile.vrfs import vrf_of
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet, Undecided
 from dsr_agent.state.local import LocalAddress, LocalOf
 from dsr_agent.state.model import Address, AddressKey, Desired, Ip, Network, Observed, Tunnel, TunnelKey
+from dsr_agent.state.vrfs import vrf_of
 
 # One value counts for every link, also for one that is plugged in later or has no address yet.
 EVERY_SEGMENT = "all"

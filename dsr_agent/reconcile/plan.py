@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dsr_agent.guard.transaction import removal
-from dsr_agent.reconcile import fallback, foreign_links, ports, protection, silence, vrfs
+from dsr_agent.reconcile import fallback, foreign_links, ports, protection, silence
 from dsr_agent.reconcile.bare import on_talkative_devices, over_segments
 from dsr_agent.reconcile.links import plan_links
 from dsr_agent.reconcile.resolve import Carried, Wanted, resolve, tunnel_address
@@ -40,6 +40,7 @@ from dsr_agent.state.model import (
     Scope,
 )
 from dsr_agent.state.port_actions import DeletePort
+from dsr_agent.state.vrfs import KIND as VRF
 from dsr_agent.state.why import Why
 from dsr_agent.tunnels import carrier
 
@@ -48,8 +49,8 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
     """
     The steps that bring what *observed* shows, as far as *scope* goes, to what *desired* says.
 
-    Nothing without our mark is ever in a deletion; nothing unmarked is changed, except that an identical object is
-    marked (adopted) in place.
+    Nothing without our mark is ever in a deletion. Of what is unmarked, an identical object is marked (adopted) in
+    place, ``lo`` is brought up, fallback devices are taken down, and ARP sysctls are raised.
     """
     steps = Steps()
     keys: Iterable[AddressKey] = desired.addresses if scope.everything else scope.addresses
@@ -105,7 +106,7 @@ def _plan_devices(desired: Desired, observed: Observed, steps: Steps) -> frozens
     for name in sorted(desired.devices):
         link = observed.links.get(name)
         if (name, name) in desired.vrfs_of_devices:  # a VRF's own, of which the tunnel says what is wrong with it
-            missing |= set() if link and link.kind == vrfs.KIND else {name}
+            missing |= set() if link and link.kind == VRF else {name}
         elif link is None:
             missing.add(name)
             error = NotYet(f"VIPs wait for device {name}, which is not there", 'create it, or write device = "lo"')

@@ -16,13 +16,13 @@ from dsr_agent.guard.ruleset import Request, ruleset, unguarded
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.reconcile.links import worker
 from dsr_agent.reconcile.resolve import Wanted
-from dsr_agent.reconcile.vrfs import KIND as VRF
 from dsr_agent.state.actions import Action, Problem
 from dsr_agent.state.errors import NotPermitted, Unsupported
 from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.marks import TUNNEL_ADDRESS, owns_link, stand_in_name
 from dsr_agent.state.model import GUARD, AddressKey, Desired, Ip, Link, Network, Observed, Tunnel, TunnelKey
 from dsr_agent.state.table import FilterSet, Table
+from dsr_agent.state.vrfs import KIND as VRF
 from dsr_agent.state.why import Why
 from dsr_agent.tunnels import PROTOCOLS_OF_KIND, carrier
 

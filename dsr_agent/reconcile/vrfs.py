@@ -1,29 +1,13 @@
-"""
-Which VRF things belong to. Pure.
-
-What arrives by a link that belongs to a VRF is looked up in the VRF's own routes, and the VRF's own link is to those
-what ``lo`` is to the others: an address on it is accepted there and nowhere else.
-Source: ``Documentation/networking/vrf.rst``.
-"""
+"""In which VRF tunnels and VIPs are to be, and what is wrong with it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import DsrError, NotYet, Undecided
-from dsr_agent.state.model import Desired, Ip, Link, LinkKey, Observed, Tunnel, TunnelKey
-
-KIND = "vrf"
-
-
-def vrf_of(name: str, links: Mapping[str, Link]) -> str:
-    """The VRF of the link called *name*, itself if it is one; empty for none."""
-    link = links.get(name)
-    if link is None or link.kind == KIND:
-        return name if link else ""
-    master = links.get(link.master)
-    return link.master if master and master.kind == KIND else ""
+from dsr_agent.state.model import Desired, Ip, LinkKey, Observed, Tunnel, TunnelKey
+from dsr_agent.state.vrfs import KIND, vrf_of
 
 
 def where_it_arrives(local: Ip, observed: Observed) -> str:

@@ -48,7 +48,7 @@ class Reason(NamedTuple):
 DRAINED = Reason(About.DRAINED, "drained")
 HELD = Reason(About.HELD, "held")
 
-# A VIP needs all that belongs to its tunnels: link, address, sysctls, modules.
+# A VIP needs all that belongs to its tunnels: link, address, sysctls.
 _ABOUT = {Sort.VIP: About.VIP, Sort.DEVICE: About.DEVICE, Sort.GUARD: About.GUARD, Sort.HOST: About.HOST}
 
 

@@ -1,7 +1,7 @@
 """
 Who drains and holds VIPs: keeps it on the board and in small files, so that a restart of the agent changes nothing.
 
-Asked by the HTTP server's thread, and by the loop's when a span ends by itself; never both at once.
+Asked by the HTTP server's thread, and by one of the loop's workers when a span ends by itself; never both at once.
 """
 
 from __future__ import annotations

@@ -195,8 +195,3 @@ def after(before: Standings, found: Mapping[Service, Finding], rise: int, fall: 
         else Standing(finding, finding.listening)
         for service, finding in found.items()
     }
-
-
-def doubts(standings: Standings) -> Iterator[tuple[Service, Finding]]:
-    """What is up, and may answer from a wrong address."""
-    return ((service, each.finding) for service, each in standings.items() if each.up and each.finding.doubtful)

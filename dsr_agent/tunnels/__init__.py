@@ -2,7 +2,8 @@
 The encapsulations a balancer can send, one small file each.
 
 Each says which kind of link carries it, what that link must look like, and whether a link that is there would take
-the same packets. A new encapsulation is a new file here and one line in `CARRIERS`.
+the same packets. A new encapsulation is a new file here, a line in `CARRIERS`, and
+what ARCHITECTURE says besides.
 """
 
 from __future__ import annotations

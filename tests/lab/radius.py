@@ -6,8 +6,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -125,16 +124,6 @@ class FreeRadius:
             self.process.terminate()
             self.process.wait(DEADLINE)
             self.process = None
-
-    @contextmanager
-    def hanging(self) -> Iterator[None]:
-        """It has its sockets and does nothing."""
-        assert self.process
-        self.process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
         self.start()

@@ -7,10 +7,10 @@ from ipaddress import ip_address
 
 from dsr_agent.config.desired import SCOPE_GLOBAL
 from dsr_agent.reconcile.resolve import resolve
-from dsr_agent.reconcile.vrfs import vrf_of
 from dsr_agent.service.overview import Overview
 from dsr_agent.state.marks import TUNNEL_ADDRESS
 from dsr_agent.state.model import Address, Ip, Vip
+from dsr_agent.state.vrfs import vrf_of
 
 _LOOPBACK = {4: ip_address("127.0.0.1"), 6: ip_address("::1")}
 

@@ -149,7 +149,7 @@ HISTOGRAMS = _of(
     "histogram",
     (
         ("dsr_repair_duration_seconds", "", "From the first look of a repair to the kernel's last acknowledgement."),
-        ("dsr_pass_duration_seconds", "cause", "How long passes took: start, reload, drift, retry."),
+        ("dsr_pass_duration_seconds", "cause", "How long passes took: start, reload, drift, retry, hold."),
     ),
 )
 

@@ -24,6 +24,7 @@ from dsr_agent.state.marks import owns_address
 from dsr_agent.state.model import AddressKey, Desired, Ip, Key, Network, Observed, SysctlKey, Tunnel, Vip
 from dsr_agent.state.ports import PortKey
 from dsr_agent.state.probe import Seen, Sight
+from dsr_agent.state.vrfs import vrf_of
 from dsr_agent.truth.listeners import Finding as Listening
 from dsr_agent.truth.listeners import Service
 from dsr_agent.truth.probe import Pair, Way
@@ -203,13 +204,7 @@ class Evidence:
         """The VRF by which a tunnel's packets come in while the VIP is in none; empty if there is none."""
         way = self.ways.get(tunnel)
         card = self.card_of(way.link.outer.local) if way and way.link.outer else ""
-        return "" if vip.vrf else self.vrf_of(card)
-
-    def vrf_of(self, name: str) -> str:
-        """The VRF that a link belongs to; empty for none."""
-        link = self.observed.links.get(name)
-        master = self.observed.links.get(link.master) if link else None
-        return master.name if master and master.kind == "vrf" else ""
+        return "" if vip.vrf else vrf_of(card, self.observed.links)
 
     @cached_property
     def own(self) -> frozenset[Ip]:
