@@ -98,10 +98,10 @@ class Agent:
             self.wait_log("started: ", mark)
 
     def settle(self) -> None:
-        """Return once it has been idle for a moment: it prepares for repairs after its first pass."""
-        since = time.monotonic()
+        """Return once it has been idle for a moment: it prepares for repairs after its first pass. It may never be."""
+        since = began = time.monotonic()
         used = self._work()
-        while time.monotonic() - since < 0.25:
+        while time.monotonic() - since < 0.25 and time.monotonic() - began < DEADLINE:
             time.sleep(0.02)
             now = self._work()
             if now != used or any(state != "S" for state, _ in now):

@@ -14,8 +14,9 @@ IPIP, GRE, GRE6 = "192.0.2.10", "192.0.2.11", "2001:db8:f::10"
 VIPS = (IPIP, GRE, GRE6)
 WRAPPED = (Virtual(IPIP, "ipip"), Virtual(GRE, "gre"), Virtual(GRE6, "gre"))
 PORT = 7001
+SLOW = os.environ.get("DSR_LAB") == "qemu"  # an emulated processor
 # Packets a second to each VIP. Under emulation each costs some 2 ms of the one processor that there is.
-RATE = 30.0 if os.environ.get("DSR_LAB") == "qemu" else 100.0
+RATE = 30.0 if SLOW else 100.0
 
 
 @contextlib.contextmanager
