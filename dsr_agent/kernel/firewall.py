@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
@@ -112,6 +113,7 @@ class Firewall:
             return ObservedGuard(Table(strangers=frozenset({("flag", "?")})))
         if not objects:
             return ObservedGuard(unavailable=self._why_not(nftables))
+        self._hold &= _knows_persist(objects)
         held = any("owner" in _flags(found["table"]) for found in objects if "table" in found)
         return ObservedGuard(parse(objects), held, self._hold and not held)
 
@@ -159,9 +161,9 @@ class Firewall:
 
         Tried once: where kernel or library is too old, the table is as safe as announcements make it.
         """
-        if nftables.transaction([_MAKE_HELD]) or not self._read().held:
+        if nftables.transaction([_MAKE_HELD]):
             nftables.transaction([_UNMAKE, _MAKE_HELD, *commands[1:]])
-            self._hold = self._read().held
+        self._hold = self._read().held
 
     def _learn_own_number(self) -> None:
         """
@@ -270,6 +272,17 @@ def parse(objects: Iterable[dict[str, Any]]) -> Table:
             strangers.add((kind, what["name"]))
     whole = {name: Chain(tuple(rules.get(name, ())), *chain.place) for name, chain in chains.items()}
     return Table(sets, frozenset(counters), whole, frozenset(strangers))
+
+
+def _knows_persist(listing: Iterable[dict[str, Any]]) -> bool:
+    """
+    Whether the library can have a table outlive its owner; 1.0.6 takes the flags without a word, and drops them.
+
+    Source: the flag ``persist`` came with nftables 1.1.0.
+    """
+    said = next((found["metainfo"].get("version", "") for found in listing if "metainfo" in found), "")
+    version = re.match(r"(\d+)\.(\d+)", said)
+    return version is None or (int(version[1]), int(version[2])) >= (1, 1)
 
 
 def _flags(table: dict[str, Any]) -> set[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 from dsr_agent.reconcile.bare import over_segments
 from dsr_agent.state.local import LocalOf
 from dsr_agent.state.marks import FALLBACK_DEVICES, stand_in_name
 from dsr_agent.state.model import EVERYTHING, GUARD, ROUTES, AddressKey, Changes, Desired, LinkKey, Scope, SysctlKey
+
+_LOOPBACK6 = IPv6Address("::1")
 
 
 def scope_of(changes: Changes, desired: Desired, ours: frozenset[str]) -> Scope:
@@ -35,8 +39,11 @@ def scope_of(changes: Changes, desired: Desired, ours: frozenset[str]) -> Scope:
                 addresses.add(key)
                 # Nobody must be able to ask for it when it comes back; what else is on a card says whether they can.
                 host |= key in silent or key.link != "lo"
+            elif key.ip == _LOOPBACK6:
+                return EVERYTHING  # this host has IPv6 again: all VIPs have gone with it
             else:
-                host |= key.ip.version in arriving or key.link in ours
+                # A VIP's own address elsewhere, or with another prefix, is in its way.
+                host |= key.ip.version in arriving or key.link in ours or key.ip in desired.key_of_ip
         elif isinstance(key, LinkKey):
             if key.name in desired.devices:
                 return EVERYTHING  # its VIPs may have gone with it, or have to come

@@ -22,7 +22,19 @@ from dsr_agent.reconcile.resolve import missing_modules
 from dsr_agent.state.actions import Action, LoadModule, Plan, Problem
 from dsr_agent.state.errors import NotYet, Transient
 from dsr_agent.state.marks import owns_link
-from dsr_agent.state.model import EVERYTHING, GUARD, HOST, THIS_HOST, Changes, Desired, Ip, Key, Observed, Scope
+from dsr_agent.state.model import (
+    EVERYTHING,
+    GUARD,
+    HOST,
+    THIS_HOST,
+    AddressKey,
+    Changes,
+    Desired,
+    Ip,
+    Key,
+    Observed,
+    Scope,
+)
 from dsr_agent.state.report import Cause, Outcome, Report, Result
 from dsr_agent.state.why import Why
 
@@ -94,6 +106,7 @@ class Reconciler:
         self._retry = cadence.Retry()
         self._ours: frozenset[str] = frozenset()
         self._undone = Scope()
+        self._troubled: frozenset[AddressKey] = frozenset()
         self._due: dict[str, float] = {}
         self._nudge = asyncio.Event()
         self._reload = False
@@ -152,6 +165,7 @@ class Reconciler:
         desired = self._desired  # a file that comes meanwhile is for the next pass
         # A fight about the guard is fought to the end: while it is held back, strangers get in.
         held = self._fights.held(started) - {GUARD}
+        scope = self._with_troubled(scope)
         observed = await self._observe(desired, scope)
         first = todo = plan(desired, observed, scope)
         outcomes: list[Outcome] = []
@@ -186,8 +200,23 @@ class Reconciler:
             observed=observed,
         )
         self._schedule(report, finished)
+        self._note_troubled(report)
         self._publish(report)
         return report
+
+    def _with_troubled(self, scope: Scope) -> Scope:
+        """*scope*, so that it can say of VIPs what stands in their way: that is seen by looking at the host alone."""
+        host = scope.host or not self._troubled.isdisjoint(scope.addresses)
+        return replace(scope, host=host, addresses=scope.addresses | self._troubled) if host else scope
+
+    def _note_troubled(self, report: Report) -> None:
+        """Remember which VIPs something stands in the way of."""
+        if report.scope.host or report.scope.everything:
+            self._troubled = frozenset(
+                problem.key
+                for problem in report.remaining.problems
+                if isinstance(problem.key, AddressKey) and problem.key in report.desired.addresses
+            )
 
     async def _observe(self, desired: Desired, scope: Scope) -> Observed:
         observed = await look(self._kernel, desired, scope)

@@ -64,11 +64,15 @@ def warnings(desired: Desired, observed: Observed) -> Iterator[Problem]:
 
 
 def problems(wanted: Wanted, observed: Observed) -> Iterator[Problem]:
-    """The tunnels that the table is a part of, where there can be none."""
-    if observed.guard.unavailable and not isinstance(observed.guard.unavailable, NotPermitted):
-        for name in wanted.bare.marked_at:
+    """The tunnels that the table is a part of, where there can be none; who only looks may not know."""
+    unavailable = observed.guard.unavailable
+    for name in wanted.bare.marked_at if unavailable else ():
+        assert unavailable
+        if not isinstance(unavailable, NotPermitted):
             text = "packets are known by their code point (DSCP) only with nftables, and it cannot be had"
-            yield Problem(TunnelKey(name), Unsupported(f"{text} ({observed.guard.unavailable.problem})"))
+            yield Problem(TunnelKey(name), Unsupported(f"{text} ({unavailable.problem})"))
+        elif observed.guard.can_hold:
+            yield Problem(TunnelKey(name), NotPermitted("its rules cannot be seen or changed", unavailable.remedy))
 
 
 def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:

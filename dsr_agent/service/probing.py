@@ -134,9 +134,12 @@ class SelfTest:
         self._nudge.clear()
 
     def _refresh(self, rotation: Rotation) -> None:
-        """Take over what another overview shows, if it is another file, or the links are others than before."""
+        """Take over what another overview shows, if it is another file, or the host is another than before."""
         overview, before = self._board.overview, self._scene.overview
-        if overview.desired is before.desired and overview.observed.links == before.observed.links:
+        if overview is before:
+            return
+        now, then = overview.observed, before.observed
+        if overview.desired is before.desired and (now.links, now.addresses) == (then.links, then.addresses):
             return
         desired, observed = overview.desired, overview.observed
         somebodys = taken(desired, observed)

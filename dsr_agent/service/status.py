@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.resolve import Wanted, resolve
 from dsr_agent.state.actions import Action, Plan, Problem
+from dsr_agent.state.errors import NotPermitted
 from dsr_agent.state.local import LocalOf
 from dsr_agent.state.marks import owns_link, stand_in_name
 from dsr_agent.state.model import (
@@ -23,6 +24,7 @@ from dsr_agent.state.model import (
     Tunnel,
     TunnelKey,
 )
+from dsr_agent.state.table import ObservedGuard
 from dsr_agent.truth.listeners import Finding, Service, services_of
 
 Findings: TypeAlias = Mapping[Service, Finding]
@@ -128,7 +130,7 @@ def tunnel_rows(now: Status) -> Iterable[dict[str, Any]]:
             "port": tunnel.port,
             "vrf": tunnel.vrf or None,
             "load_balancers": [str(network) for network in tunnel.load_balancers] or "any",
-            "state": _bare_state(tunnel, lacking) if tunnel.bare else _state(found),
+            "state": _bare_state(tunnel, lacking, now.observed.guard) if tunnel.bare else _state(found),
             "troubles": lacking,
         }
 
@@ -140,9 +142,11 @@ def _bare_local(tunnel: Tunnel, now: Status) -> str | None:
     return ", ".join(sorted(map(str, now.wanted.bare.marked_at.get(tunnel.name, ())))) or None
 
 
-def _bare_state(tunnel: Tunnel, lacking: list[str]) -> str:
+def _bare_state(tunnel: Tunnel, lacking: list[str], guard: ObservedGuard) -> str:
     if lacking:
         return "not as it has to be"
+    if tunnel.encapsulation == "dscp" and isinstance(guard.unavailable, NotPermitted):
+        return "its rules cannot be seen: run with CAP_NET_ADMIN"
     return "in place" if tunnel.encapsulation == "dscp" else "needs no device"
 
 

@@ -12,13 +12,15 @@ from ipaddress import ip_address
 
 import pytest
 
+from dsr_agent.config.desired import address_of
 from dsr_agent.config.settings import ProbeSettings
 from dsr_agent.service.board import Board
 from dsr_agent.service.probing import SelfTest
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.count import Count
 from dsr_agent.state.errors import NotPermitted
-from dsr_agent.state.model import Desired
+from dsr_agent.state.local import LocalTowards
+from dsr_agent.state.model import Desired, Observed, Tunnel, Vip
 from dsr_agent.state.probe import Seen, Shot, Sight
 from dsr_agent.state.table import ObservedGuard, Table
 from tests.fake.clock import FakeClock
@@ -66,13 +68,16 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    wanted: Desired, settings: ProbeSettings = SETTINGS, refuse: Callable[[], None] = lambda: None
+    wanted: Desired,
+    settings: ProbeSettings = SETTINGS,
+    refuse: Callable[[], None] = lambda: None,
+    saw: Observed | None = None,
 ) -> AsyncIterator[Scene]:
-    """A host that is as *wanted*, and its self-test."""
+    """A host that is as *wanted*, or as *saw* says, and its self-test."""
     clock = FakeClock()
     board = Board(clock=lambda: 0.0)
     addresses = [str(key.ip) for key in wanted.vips]
-    board.add(report(wanted=wanted, saw=observed(*addresses)))
+    board.add(report(wanted=wanted, saw=saw or observed(*addresses)))
     prober = FakeProber(clock)
 
     def make(port: int) -> FakeProber:
@@ -317,5 +322,29 @@ def test_what_is_held_is_not_tried_and_comes_back_untried() -> None:
             here.self_test.looked()
             await here.clock.advance(30)
             assert {vip for _, vip in here.prober.sent[-4:]} == set(MANY[:2])
+
+    run(story)
+
+
+def test_an_address_that_comes_late_is_what_the_self_test_waited_for() -> None:
+    """The tunnel's address, by which marked packets come: no link says that it is there now."""
+    vip = Vip(ip_address(MANY[0]), "radius", tunnels=("dsr-dscp",), dscp=7)
+    wanted = Desired(
+        tunnels={"dsr-dscp": Tunnel("dsr-dscp", "dscp", LocalTowards(()))},
+        vips={vip.key: vip},
+        addresses={vip.key: address_of(vip)},
+        silence_arp=False,
+    )
+    there = observed(MANY[0], links=())
+    without = replace(there, addresses={key: each for key, each in there.addresses.items() if key.link == "lo"})
+
+    async def story() -> None:
+        async with scene(wanted, saw=without) as here:
+            await here.clock.advance(20)
+            assert here.prober.sent == []
+            here.board.add(report(wanted=wanted, saw=there))
+            here.self_test.looked()
+            await here.clock.advance(20)
+            assert {address for _, address in here.prober.sent} == {MANY[0]}
 
     run(story)

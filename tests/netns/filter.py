@@ -64,6 +64,13 @@ def text() -> list[str]:
     return sorted(part.strip() for part in (*first, *parts))
 
 
+def handle() -> str:
+    """The number of our table, which one that is made anew has not."""
+    command = ["nft", "-a", "list", "table", FAMILY, NAME]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True)
+    return listing.stdout.splitlines()[0].rpartition(" ")[2]
+
+
 def table() -> Table | None:
     """Our table, read afresh."""
     firewall = Firewall(listen=False)

@@ -19,7 +19,7 @@ from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.model import EVERYTHING, GUARD, HOST, Changes, Scope
 from dsr_agent.state.report import Outcome, Result
 from dsr_agent.state.table import FAMILY, ObservedGuard, Table
-from tests.netns.filter import OURS, need_tables, nft, somebody, table, text
+from tests.netns.filter import OURS, handle, need_tables, nft, somebody, table, text
 from tests.netns.test_firewall import REQUEST
 
 WANTED = ruleset(REQUEST)
@@ -274,6 +274,20 @@ async def test_holding_is_tried_once_and_never_again() -> None:
         nft("flush ruleset")
         await write(host)
         assert await look(host) == ObservedGuard(WANTED), "nor after it was written anew"
+
+
+async def test_who_comes_after_takes_the_table_as_it_is() -> None:
+    """``apply``, or an agent that starts again: what was counted is in the table."""
+    async with Host(hold=True) as host:
+        await hold(host)
+    first = handle()
+    async with Host(hold=True) as host:
+        before = await look(host)
+        await hold(host)
+        after = await look(host)
+
+    assert handle() == first
+    assert after.held or not before.can_hold, "what cannot be is not tried"
 
 
 async def test_who_is_not_to_hold_it_is_not_told_that_it_can() -> None:

@@ -53,6 +53,8 @@ NOTHING = Scope()
         (AddressKey("lo", IPv4Address("198.51.100.1"), 32), HOST),
         (AddressKey("eth0", ip_address("2001:db8:1::1"), 64), NOTHING),
         (AddressKey("dsr-ipip", ip_address("fe80::1"), 64), HOST),
+        (AddressKey("eth0", ip_address("2001:db8::10"), 64), HOST),
+        (AddressKey("lo", ip_address("::1"), 128), EVERYTHING),
         (LinkKey("dsr-ipip"), HOST),
         (LinkKey("dsr-ipip.new"), HOST),
         (LinkKey("adopted0"), HOST),
