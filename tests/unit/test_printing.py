@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 from dsr_agent import printing
 from dsr_agent.config import load
 from dsr_agent.reconcile.loop import apply_once, plan_now
-from dsr_agent.reconcile.plan import teardown
+from dsr_agent.reconcile.plan import plan, teardown
 from dsr_agent.reconcile.resolve import resolve
 from dsr_agent.service.span_keeper import moment
 from dsr_agent.service.status import Status
 from dsr_agent.state.actions import AddLink, Plan
 from dsr_agent.state.errors import NotPermitted, Unsupported
-from dsr_agent.state.model import Observed
+from dsr_agent.state.model import EVERYTHING, Observed
 from dsr_agent.state.table import ObservedGuard
 from tests.fake.clock import FakeClock
 from tests.fake.kernel import FakeKernel
@@ -246,3 +247,27 @@ async def test_of_many_vips_a_held_one_that_is_away_does_not_count_as_there() ->
     wanted = desired(MANY).holding([ip_address("198.18.0.30")])
     _, observed = await plan_now(FakeKernel(host), wanted)
     assert printing.status(Status.of(wanted, observed, None)).splitlines()[-1] == "31 of 32 VIPs are there"
+
+
+MARKED = """
+[[tunnel]]
+encapsulation = "dscp"
+
+[[vip]]
+address = "192.0.2.10"
+dscp = 7
+"""
+
+
+async def test_rules_that_cannot_be_seen_are_not_in_place() -> None:
+    """Who may only look says that they cannot be seen; who is to write them, that they are missing."""
+    unseen = NotPermitted("the guard cannot be seen or changed", "run with CAP_NET_ADMIN")
+    wanted = desired(MARKED)
+    _, found = await plan_now(FakeKernel(HOST), wanted)
+    looks = replace(found, guard=ObservedGuard(unavailable=unseen))
+    writes = replace(found, guard=ObservedGuard(unavailable=unseen, can_hold=True))
+
+    assert ", its rules cannot be seen: run with CAP_NET_ADMIN" in printing.status(Status.of(wanted, looks, None))
+    assert "cannot: tunnel dsr-dscp: its rules cannot be seen or changed: run with CAP_NET_ADMIN" in printing.plan(
+        plan(wanted, writes, EVERYTHING)
+    )
