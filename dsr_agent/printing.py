@@ -127,6 +127,8 @@ def status(
     """A line for each tunnel and VIP, with what is wrong with it; *says* is what the running agent adds."""
     state = "in sync" if not now.todo else "not in sync"
     agent = f"running (process {now.running})" if now.running else "not running"
+    if now.running and says is None:
+        agent += ", but does not answer (yet)"
     lines = [f"{state}; the agent is {agent}"]
     lines += _said(says) + held(holds)
     troubles = troubles_of(now.todo)

@@ -51,10 +51,12 @@ def _causes(causes: Iterable[Finding]) -> list[str]:
         return ["nothing is wrong"]
     lines: list[str] = []
     for place, same in enumerate(list(folded.values())[:_ON_A_SCREEN], 1):
-        first = same[0]
-        lines.append(f"{place}. {first.result}: {first.cause}{_about(first)}{_others(len(same) - 1)}: {first.saw}")
-        lines += [f"   evidence: {text}" for text in first.evidence]
-        lines.append(f"   to mend it: {first.remedy}")
+        first, alike = same[0], [each for each in same if each.vip == same[0].vip]
+        others = _others(len({each.vip for each in same}) - 1)
+        lines.append(f"{place}. {first.result}: {first.cause}{_about(first)}{others}: {first.saw}")
+        lines += [f"   and: {each.saw}" for each in alike[1:]]
+        lines += [f"   evidence: {text}" for text in dict.fromkeys(text for each in alike for text in each.evidence)]
+        lines += [f"   to mend it: {remedy}" for remedy in dict.fromkeys(each.remedy for each in alike)]
     if len(folded) > _ON_A_SCREEN:
         lines.append(f"... and {len(folded) - _ON_A_SCREEN} more (--json has all)")
     return lines

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -20,6 +20,7 @@ from dsr_agent.kernel.libnftables import Nftables
 from dsr_agent.kernel.monitor import Monitor
 from dsr_agent.kernel.netlink import Message, attributes
 from dsr_agent.state.marks import LINK_GROUP
+from dsr_agent.state.model import Ip
 from dsr_agent.state.table import FAMILY, NAME
 
 _TABLE = f"{NAME}_trace"
@@ -37,10 +38,37 @@ _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}
 _BEFORE_THE_GUARD, _BEFORE_ALL = -311, -10_000
 
 
-def _marking(table: str, priority: int, ports: Collection[int]) -> str:
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """By what requests are known as they come: UDP *ports* of tunnels, code points (DSCP), VIPs sent to as they are."""
+
+    ports: frozenset[int] = frozenset()
+    codes: frozenset[int] = frozenset()
+    plain: tuple[Ip, ...] = ()
+
+    def conditions(self) -> Iterator[str]:
+        """As nftables asks for them, beside what is wrapped in IP alone."""
+        if self.ports:
+            yield f"udp dport {_listed(self.ports)}"
+        if self.codes:
+            yield from (f"{family} dscp {_listed(self.codes)}" for family in _FAMILY.values())
+        for version, family in _FAMILY.items():
+            if some := [ip for ip in self.plain if ip.version == version][:_VIPS_AT_MOST]:
+                yield f"{family} daddr {_listed(some)}"
+
+
+_FAMILY = {4: "ip", 6: "ip6"}
+_VIPS_AT_MOST = 200  # of thousands, so many tell enough
+
+
+def _listed(values: Iterable[object]) -> str:
+    return f"{{ {', '.join(sorted(map(str, values)))} }}"
+
+
+def _marking(table: str, priority: int, requests: Requests) -> str:
     """Owned, so that the kernel takes it away should this process die meanwhile."""
-    numbers = ", ".join(map(str, sorted(ports)))
-    in_udp = f"udp dport {{ {numbers} }} limit rate 20/second burst 20 packets meta nftrace set 1" if numbers else ""
+    marked = "limit rate 20/second burst 20 packets meta nftrace set 1"
+    more = "\n        ".join(f"{condition} {marked}" for condition in requests.conditions())
     return f"""
 add table {FAMILY} {table}
 delete table {FAMILY} {table}
@@ -48,9 +76,9 @@ table {FAMILY} {table} {{
     flags owner;
     chain marking {{
         type filter hook prerouting priority {priority}; policy accept;
-        meta iifgroup {LINK_GROUP} limit rate 20/second burst 20 packets meta nftrace set 1
-        meta l4proto {{ 4, 41, 47 }} limit rate 20/second burst 20 packets meta nftrace set 1
-        {in_udp}
+        meta iifgroup {LINK_GROUP} {marked}
+        meta l4proto {{ 4, 41, 47 }} {marked}
+        {more}
     }}
 }}
 """
@@ -91,9 +119,12 @@ def _may_drop(chain: dict[str, Any]) -> bool:
     return chain.get("hook") in ("prerouting", "input", "ingress") and not chain["table"].startswith(NAME)
 
 
+_IN_IP_ALONE = Requests()
+
+
 def foreign_drops(
     seconds: float,
-    ports: Collection[int] = (),
+    requests: Requests = _IN_IP_ALONE,
     *,
     early: bool = False,
     started: Callable[[], object] = lambda: None,
@@ -102,7 +133,7 @@ def foreign_drops(
     """
     Watch for at most *seconds*: how many packets were seen that the guard had let in, and who dropped some of them.
 
-    They are those that come in wrapped, in UDP to one of *ports*, and those that come out of tunnels.
+    They are those that come in wrapped, as one of the *requests*, and those that come out of tunnels.
 
     Ends sooner when enough was seen. *early*: also who dropped some before the guard was asked, of strangers, too, and
     never sooner. *started* is called once packets are followed. Blocks, at most until there is something to read from
@@ -113,7 +144,7 @@ def foreign_drops(
     nftables = Nftables()
     listening = Monitor(_RECEIVE_BUFFER, _NETLINK_NETFILTER, (_NFNLGRP_NFTRACE,))
     try:
-        _, complaint = nftables.run(_marking(table, priority, ports))
+        _, complaint = nftables.run(_marking(table, priority, requests))
         if complaint:
             raise OSError(complaint)
         started()
@@ -156,8 +187,8 @@ class _Reader:
 
     def _take(self, family: int, told: dict[int, bytes]) -> None:
         trace = told.get(_ID, b"")
-        if header := told.get(_NETWORK):
-            self._packets.setdefault(trace, _packet(header))
+        if header := told.get(_NETWORK):  # as it is now: a marked packet has got its VIP meanwhile
+            self._packets[trace] = _packet(header)
         table, dropped = _text(told.get(_TABLE_NAME)), _dropped(told)
         if table == NAME:
             if not dropped:

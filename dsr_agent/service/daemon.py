@@ -202,6 +202,11 @@ class Daemon:
             self._notifier.ready(self._sentence())
             return
         warn(fresh)
+        if _says_something(self._loaded) and not _says_something(fresh):
+            text = (
+                "the file declares no tunnel and no VIP any more, so all that were made here are removed: is it whole?"
+            )
+            log.warning("%s (%s)", text, ", ".join(map(str, fresh.files)), extra=carrying(Kind.WARNED))
         log.setLevel(fresh.settings.agent.log_level.upper())
         self._loaded = fresh
         self._listeners.beat = _beat(fresh)
@@ -238,6 +243,10 @@ def _stays(before: Loaded, fresh: Loaded) -> None:
         remedy = "systemctl restart dsr-agent, or write it as it was"
         text = f"found {found}, and the agent was started with {was}: {remedy}"
         raise ConfigError((f"{fresh.files[0]}: agent.netns: {text}",))
+
+
+def _says_something(loaded: Loaded) -> bool:
+    return bool(loaded.desired.tunnels or loaded.desired.vips)
 
 
 def _beat(loaded: Loaded) -> Beat:

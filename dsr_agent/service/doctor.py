@@ -31,6 +31,7 @@ from dsr_agent.reconcile.resolve import Wanted, resolve
 from dsr_agent.service import selftest
 from dsr_agent.service.instance import running
 from dsr_agent.service.listeners import look_once
+from dsr_agent.service.other_firewalls import requests
 from dsr_agent.service.web import client
 from dsr_agent.service.web.sockets import default_socket
 from dsr_agent.state.actions import Plan
@@ -199,8 +200,8 @@ async def _drops(evidence: Evidence, seconds: float, following: asyncio.Event) -
             return None
         if not await asyncio.to_thread(foreign_chains):
             return ()
-        ports = _ports(evidence)
-        _, drops = await asyncio.to_thread(foreign_drops, seconds, ports, early=True, started=started)
+        sought = requests(evidence.desired)
+        _, drops = await asyncio.to_thread(foreign_drops, seconds, sought, early=True, started=started)
     except OSError:
         return None
     finally:

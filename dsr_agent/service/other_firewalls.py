@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Collection
 
 from dsr_agent.kernel.host import Host
-from dsr_agent.kernel.trace import ForeignDrop, foreign_chains, foreign_drops
+from dsr_agent.kernel.trace import ForeignDrop, Requests, foreign_chains, foreign_drops
+from dsr_agent.reconcile.bare import over_segments
 from dsr_agent.service.board import Board
 from dsr_agent.service.journal import Kind, carrying
+from dsr_agent.state.model import Desired
 
 log = logging.getLogger("dsr_agent")
 
@@ -41,8 +42,7 @@ async def watch(board: Board, host: Host) -> None:
 async def _look(board: Board) -> None:
     try:
         if await asyncio.to_thread(foreign_chains):
-            ports = {tunnel.port for tunnel in board.overview.desired.tunnels.values() if tunnel.port is not None}
-            seen, drops = await _follow(ports)
+            seen, drops = await _follow(requests(board.overview.desired))
         else:
             seen, drops = 1, []
     except OSError as error:
@@ -59,10 +59,19 @@ async def _look(board: Board) -> None:
     board.foreign_drops = found
 
 
-async def _follow(ports: Collection[int]) -> tuple[int, list[ForeignDrop]]:
+def requests(desired: Desired) -> Requests:
+    """By what the requests are known that *desired* expects."""
+    return Requests(
+        frozenset(tunnel.port for tunnel in desired.tunnels.values() if tunnel.port is not None),
+        frozenset(vip.dscp for vip in desired.vips.values() if vip.dscp is not None),
+        tuple(key.ip for key in over_segments(desired)),
+    )
+
+
+async def _follow(sought: Requests) -> tuple[int, list[ForeignDrop]]:
     """`foreign_drops`, which ends when this is cancelled: who stops the agent would have to wait for its thread."""
     ended = os.eventfd(0)
-    following = asyncio.create_task(asyncio.to_thread(foreign_drops, _WATCH, ports, ended=ended))
+    following = asyncio.create_task(asyncio.to_thread(foreign_drops, _WATCH, sought, ended=ended))
     try:
         return await asyncio.shield(following)
     except asyncio.CancelledError:

@@ -78,6 +78,16 @@ class TestNotification:
             (tmp_path / "slow").unlink()
             agent.hear("READY=1\nSTATUS=in sync: 0 tunnels, 3 VIPs")
 
+    def test_a_file_that_became_empty_is_told_as_that(self, tmp_path: Path) -> None:
+        """It is obeyed; but a disk that was full may have written it."""
+        with Agent(tmp_path, VIPS) as agent:
+            agent.reload("")
+            assert (
+                f"no VIP any more, so all that were made here are removed: is it whole? ({agent.file})" in agent.log()
+            )
+            agent.reload("")
+            assert agent.log().count("is it whole?") == 1
+
     def test_a_bad_file_ends_the_reload_and_is_in_the_status(self, tmp_path: Path) -> None:
         with Agent(tmp_path, VIPS) as agent:
             agent.reload(VIPS + "x = 1\n")

@@ -355,3 +355,35 @@ def arrivals() -> Iterator[Callable[[], list[bytes]]]:
             return found
 
         yield seen
+
+
+@pytest.mark.parametrize("kind", ["dscp", "l2"])
+def test_another_firewall_that_drops_requests_is_named(there: Peer, tmp_path: Path, kind: str) -> None:
+    """With the VIP, which a marked packet has got by then."""
+    if kind == "dscp":
+        there.marks(VIP, 7, SERVER)
+    else:
+        there.sh(f"ip route replace {VIP} via {SERVER}")
+    code = "dscp = 7" * (kind == "dscp")
+    told = threading.Event()
+
+    def send() -> None:
+        while not told.is_set():
+            there.silence(VIP, PORT)
+
+    sending = threading.Thread(target=send)
+    with Agent(
+        written(tmp_path, f'[[tunnel]]\nencapsulation = "{kind}"\n[[vip]]\naddress = "{VIP}"\n{code}\n')
+    ) as agent:
+        agent.serving()  # what is watched beside the loop is watched from then on
+        hook = "type filter hook input priority 0; policy accept;"
+        nft("add table inet other", f"add chain inet other input {{ {hook} }}")
+        nft(f"add rule inet other input ip daddr {VIP} drop")
+        sending.start()
+        try:
+            line = agent.says("another firewall drops what the guard lets in")
+        finally:
+            told.set()
+            sending.join()
+    assert "chain input of table inet other" in line
+    assert line.endswith(f"drops UDP from {PEER} to {VIP}")

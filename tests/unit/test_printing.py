@@ -38,7 +38,7 @@ async def seen(file: str, host: str, running: int | None = None) -> Status:
 
 async def test_a_status_that_is_fine() -> None:
     """A line for each tunnel and VIP."""
-    assert printing.status(await seen(FILE, IN_SYNC, 4711)) == (
+    assert printing.status(await seen(FILE, IN_SYNC, 4711), {}) == (
         "in sync; the agent is running (process 4711)\n"
         "guard: off: whoever reaches this host may send through its tunnels\n"
         "tunnel dsr-ipip: ipip to 10.0.3.2, up\n"
@@ -257,6 +257,11 @@ encapsulation = "dscp"
 address = "192.0.2.10"
 dscp = 7
 """
+
+
+async def test_an_agent_that_runs_and_is_silent_is_told_as_that() -> None:
+    first = printing.status(await seen(FILE, IN_SYNC, 4711), None).splitlines()[0]
+    assert first == "in sync; the agent is running (process 4711), but does not answer (yet)"
 
 
 async def test_rules_that_cannot_be_seen_are_not_in_place() -> None:

@@ -64,6 +64,8 @@ def change(path: str, pid: int, what: str, asked: Mapping[str, Any]) -> Mapping[
         answer = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error or "it does not answer"
+        if isinstance(error, TimeoutError):
+            why = f"it does not answer, and may still {what} when it goes on (then see dsr-agent status)"
         raise NotAskedError(f"the agent (process {pid}) cannot be asked over {path}: {why}") from None
     finally:
         connection.close()

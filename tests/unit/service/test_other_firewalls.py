@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import select
 import threading
-from collections.abc import Collection
 
 import pytest
 
-from dsr_agent.kernel.trace import ForeignDrop
+from dsr_agent.kernel.trace import ForeignDrop, Requests
 from dsr_agent.service import other_firewalls
 
 
 async def test_who_stops_the_agent_need_not_wait_until_enough_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, told = threading.Event(), list[bool]()
 
-    def follow(seconds: float, ports: Collection[int], *, ended: int) -> tuple[int, list[ForeignDrop]]:
+    def follow(seconds: float, sought: Requests, *, ended: int) -> tuple[int, list[ForeignDrop]]:
         begun.set()
         told.append(bool(select.select([ended], [], [], 30)[0]))
         return 0, []
 
     monkeypatch.setattr(other_firewalls, "foreign_drops", follow)
-    watching = asyncio.create_task(other_firewalls._follow(()))
+    watching = asyncio.create_task(other_firewalls._follow(Requests()))
     await asyncio.to_thread(begun.wait)
 
     watching.cancel()

@@ -151,6 +151,19 @@ def test_many_vips_that_look_alike_are_told_once() -> None:
     assert len(text.splitlines()) < 30
 
 
+def test_causes_alike_are_told_with_the_vips_they_are_about() -> None:
+    """Two services of one VIP are no two VIPs, and each is named."""
+    one, other = ("nobody listens at udp/1812", "nobody listens at tcp/49")
+    found = [
+        Finding(Stage.LISTENER, Result.FAULT, saw, cause=Cause.NOT_LISTENING, vip=vip, remedy=f"start {saw[-4:]}")
+        for vip, saw in ((V4, one), (V4, other), (V6, one))
+    ]
+    text = diagnosed(Diagnosis({}, tuple(found)))
+    assert f"(VIP {V4}) and 1 more VIP: {one}\n   and: {other}\n" in text
+    assert "to mend it: start 1812\n" in text
+    assert text.endswith("to mend it: start p/49")
+
+
 PIECES = {
     "links": st.sampled_from([{}, {"dsr-gre": Received(5, 500, 1, 0, 0, 1)}]),
     "sight": st.one_of(
