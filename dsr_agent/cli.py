@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,16 +58,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # "dsr-agent status | head"
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOT_IN_SYNC
+        return _unread()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"dsr-agent: what is printed cannot be written: {error.strerror}", file=sys.stderr)
+        return _unread()
     return code
+
+
+def _unread() -> int:
+    """The exit code; what is left to print is not tried again at the interpreter's end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return NOT_IN_SYNC
 
 
 # --- the verbs ------------------------------------------------------------------------------------------------------
 
 
 async def _run(arguments: argparse.Namespace) -> int:
+    # A SIGHUP that comes before it can be heeded waits until then; the default would be to end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     read = _loader(arguments)
     loaded = _arrived(read())
     logging.basicConfig(handlers=[notify.log_handler(os.environ)])

@@ -84,6 +84,7 @@ class Daemon:
         """Until SIGTERM or SIGINT; on SIGHUP, read the file again. Raises `DsrError` where it cannot do its work."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # `cli` has it wait for this
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         warn(self._loaded)

@@ -307,3 +307,13 @@ def test_nobody_reads_what_it_prints(config: Path) -> None:
     os.close(writing)
 
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_what_it_prints_has_no_room(config: Path) -> None:
+    """A sentence, and no traceback."""
+    words = [sys.executable, "-m", "dsr_agent", "check", "--config", str(config)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+
+    said = b"dsr-agent: what is printed cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)

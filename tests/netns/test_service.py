@@ -78,6 +78,22 @@ class TestNotification:
             (tmp_path / "slow").unlink()
             agent.hear("READY=1\nSTATUS=in sync: 0 tunnels, 3 VIPs")
 
+    def test_a_sighup_that_comes_before_it_can_be_heeded_waits(self, tmp_path: Path) -> None:
+        """By default it would be the end."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os, signal\n"
+            "from dsr_agent import cli\n"
+            "load = cli.load\n"
+            "def early(*told, **known):\n"
+            "    cli.load = load\n"
+            "    os.kill(os.getpid(), signal.SIGHUP)\n"
+            "    return load(*told, **known)\n"
+            "cli.load = early\n"
+        )
+        path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
+        with Agent(tmp_path, VIPS, PYTHONPATH=path) as agent:
+            agent.until(lambda: "read the file again" in agent.log(), "the reload")
+
     def test_a_file_that_became_empty_is_told_as_that(self, tmp_path: Path) -> None:
         """It is obeyed; but a disk that was full may have written it."""
         with Agent(tmp_path, VIPS) as agent:
