@@ -127,9 +127,9 @@ def status(
     """A line for each tunnel and VIP, with what is wrong with it; *says* is what the running agent adds."""
     state = "in sync" if not now.todo else "not in sync"
     agent = f"running (process {now.running})" if now.running else "not running"
-    if now.running and says is None:
-        agent += ", but does not answer (yet)"
     lines = [f"{state}; the agent is {agent}"]
+    if now.running and says is None:
+        lines.append("agent: it does not answer (yet), so this is only what can be seen of the host")
     lines += _said(says) + held(holds)
     troubles = troubles_of(now.todo)
     guard = guard_row(now)

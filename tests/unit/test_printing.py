@@ -260,8 +260,9 @@ dscp = 7
 
 
 async def test_an_agent_that_runs_and_is_silent_is_told_as_that() -> None:
-    first = printing.status(await seen(FILE, IN_SYNC, 4711), None).splitlines()[0]
-    assert first == "in sync; the agent is running (process 4711), but does not answer (yet)"
+    first, second, *_ = printing.status(await seen(FILE, IN_SYNC, 4711), None).splitlines()
+    assert first == "in sync; the agent is running (process 4711)"
+    assert second == "agent: it does not answer (yet), so this is only what can be seen of the host"
 
 
 async def test_rules_that_cannot_be_seen_are_not_in_place() -> None:
