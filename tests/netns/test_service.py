@@ -308,7 +308,7 @@ class TestTls:
         config = f'[http]\ncertificate = "{tmp_path}/server.pem"\nkey = "{tmp_path}/server.key"\n' + VIPS
         with Agent(tmp_path, config) as agent:
             agent.until(lambda: "the certificate cannot be used, not serving" in agent.log(), "the log")
-            agent.until((agent.folder / "http.sock").exists, "the unix socket")
+            agent.until(lambda: agent.unix("/livez"), "the unix socket")
             assert agent.unix("/metrics").sample(f'dsr_http_listening{{listen="127.0.0.1:{PORT}"}}') == 0
             with pytest.raises(ConnectionRefusedError):
                 get("/livez")
