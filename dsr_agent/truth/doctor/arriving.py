@@ -123,13 +123,16 @@ def _nothing(way: Way, evidence: Evidence) -> Finding:
     if not evidence.captured.complete:
         return unknown(Stage.ARRIVING, "there was more traffic than could be looked at", tunnel.name)
     saw = f"no {name_of(tunnel)} from any load balancer in {evidence.seconds:.0f} s"
+    local = local_of(way)
+    if card := evidence.down([local] if local else []):
+        return told.fault(Cause.CARD_DOWN, f"{saw}: {card}, which has {local}, is down", f"ip link set {card} up")
     wrapped = set(evidence.outer)
     others = [packet for packet in evidence.captured.arrived if packet not in wrapped and declared(packet, way)]
     talking = {str(packet.source): 1 for packet in others}
     if talking and tunnel.load_balancers:
         saw += f", though {_some(talking)} reach{'es' * (len(talking) == 1)} this host otherwise"
     what, how = _on_the_wire(tunnel, evidence)
-    card = evidence.card_of(local_of(way)) or "any"
+    card = evidence.card_of(local) or "any"
     remedy = (
         f"let {what} pass between balancer and server (security groups, access lists), "
         f"and see whether it comes: tcpdump -ni {card} {how}"

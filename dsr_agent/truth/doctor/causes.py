@@ -42,6 +42,7 @@ class Cause(StrEnum):
     MODULE_FORBIDDEN = "module_forbidden"
     MODULE_MISSING = "module_missing"
     LOCAL_MISSING = "local_missing"
+    CARD_DOWN = "card_down"
     GUARD_UNAVAILABLE = "guard_unavailable"
     TUNNEL_MASKED = "tunnel_masked"
     TUNNEL_MISSING = "tunnel_missing"

@@ -38,6 +38,7 @@ from tests.unit.truth.doctor_evidence import (
     V6,
     arriving,
     broken,
+    card_down,
     elsewhere,
     evidence,
     file,
@@ -371,6 +372,7 @@ CASES: list[tuple[Cause, Stage, Result, Callable[[], Evidence], str]] = [
         "write mss = 1316 in [guard]",
     ),
     (Cause.NOTHING_ARRIVES, Stage.ARRIVING, Result.WARNING, sent, "let protocol 47 pass"),
+    (Cause.CARD_DOWN, Stage.ARRIVING, Result.FAULT, card_down, "ip link set eth0 up"),
     (
         Cause.BALANCER_SILENT,
         Stage.ARRIVING,

@@ -141,6 +141,13 @@ def vrf(*links: Link) -> Evidence:
     return evidence(None, observed, answers={V4: {CLIENT: Way(refused="unreachable")}})
 
 
+def card_down() -> Evidence:
+    """Nothing comes by the card that has the tunnel's address."""
+    found = sent()
+    card = Link("eth0", up=False, answers_arp=True, mtu=1500)
+    return replace(found, observed=replace(found.observed, links={**found.observed.links, "eth0": card}))
+
+
 def obstacle(text: str) -> Evidence:
     found = broken("dsr-gre", "ip_gre")
     observed = replace(found.observed, obstacles={"ip_gre": Unsupported(text, "do this")})

@@ -10,7 +10,7 @@ import pytest
 from dsr_agent.kernel.headers import Outer, arriving
 from dsr_agent.state.errors import Unsupported
 from dsr_agent.state.local import LocalAddress, LocalOf
-from dsr_agent.state.model import SysctlKey
+from dsr_agent.state.model import Link, SysctlKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.table import ObservedGuard
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage
@@ -125,6 +125,17 @@ def test_nothing_comes_over_the_segment() -> None:
     found = diagnose(L2.evidence(plain(6)))
     assert told(found) == [("nothing_arrives", "dsr-l2")]
     assert "tcpdump -ni any ip and dst host 192.0.2.10" in first(found).remedy
+
+
+@pytest.mark.parametrize("kind", ["dscp", "l2"])
+def test_nothing_comes_by_a_card_that_is_down(kind: str) -> None:
+    made = (DSCP if kind == "dscp" else World((replace(tunnel("l2"), local=LocalOf("eth0")),))).evidence()
+    links = {**made.observed.links, "eth0": Link("eth0", up=False, answers_arp=True)}
+    found = diagnose(replace(made, observed=replace(made.observed, links=links)))
+    assert {(each.cause, each.remedy) for each in found.causes if each.blocks} == {
+        (Cause.CARD_DOWN, "ip link set eth0 up")
+    }
+    assert all(each.saw.endswith("in 3 s: eth0 is down") for each in found.causes if each.blocks)
 
 
 def test_a_vip_of_a_segment_that_is_gone_and_arp_that_is_answered() -> None:
