@@ -67,6 +67,8 @@ class Entrance:
 
 
 Entrances = tuple[Entrance, ...]
+Doors = tuple[tuple[Ip, int], ...]
+"""UDP ports at addresses of tunnels."""
 
 
 def counted_in(tunnel: str, prefixlen: int = 32, version: int = 4) -> str:
@@ -84,9 +86,9 @@ def tunnel_counted_in(name: str) -> str:
     return found.group(1).replace("/any", "*") if found else ""
 
 
-def versions_of(entrances: Entrances) -> tuple[int, ...]:
+def versions_of(entrances: Entrances, shut: Doors = ()) -> tuple[int, ...]:
     """Of the outer headers; without entrances those of IPv4, so that the table always has its sets."""
-    return tuple(sorted({entrance.version for entrance in entrances} or {4}))
+    return tuple(sorted({entrance.version for entrance in entrances} | {ip.version for ip, _ in shut} or {4}))
 
 
 def senders_at(there: Table, local: Ip, port: int) -> Iterator[Network]:
@@ -104,13 +106,14 @@ def locals_of(version: int) -> str:
     return "locals" if version == 4 else "locals6"
 
 
-def sets(entrances: Entrances) -> Iterator[tuple[str, FilterSet]]:
-    """The sets that `accepting` and `chains` ask."""
-    for version in versions_of(entrances):
-        yield from _sets(tuple(entrance for entrance in entrances if entrance.version == version), version)
+def sets(entrances: Entrances, shut: Doors = ()) -> Iterator[tuple[str, FilterSet]]:
+    """The sets that `accepting` and `chains` ask; through what is *shut* nobody gets in."""
+    for version in versions_of(entrances, shut):
+        closed = tuple(door for door in shut if door[0].version == version)
+        yield from _sets(tuple(entrance for entrance in entrances if entrance.version == version), version, closed)
 
 
-def _sets(entrances: Entrances, version: int) -> Iterator[tuple[str, FilterSet]]:
+def _sets(entrances: Entrances, version: int, shut: Doors) -> Iterator[tuple[str, FilterSet]]:
     address = ADDRESS[version]
     by_tunnel: dict[str, set[Network]] = {}
     for entrance in entrances:
@@ -131,7 +134,8 @@ def _sets(entrances: Entrances, version: int) -> Iterator[tuple[str, FilterSet]]
         for prefixlen, elements in sorted(found.items()):
             middle = ("inet_service",) if protocol == UDP else ()
             yield _pairs(protocol, version, prefixlen), hashed((address, *middle, address), elements)
-    if ports := {joined(str(entrance.local), entrance.port) for entrance in entrances if entrance.protocol == UDP}:
+    doors = [*shut, *((entrance.local, entrance.port) for entrance in entrances if entrance.protocol == UDP)]
+    if ports := {joined(str(local), port) for local, port in doors}:
         yield _ports(version), hashed((address, "inet_service"), ports)
 
 
@@ -140,9 +144,9 @@ def counters(entrances: Entrances) -> Iterator[str]:
     yield from {counted_in(entrance.name) for entrance in entrances if not entrance.senders}
 
 
-def accepting(entrances: Entrances) -> Iterator[str]:
+def accepting(entrances: Entrances, shut: Doors = ()) -> Iterator[str]:
     """
-    The rules that let in what is good.
+    The rules that let in what is good, and those that lead to what looks closer.
 
     What comes out of a tunnel of ours is not asked here: wrapped in a wrapped packet, anything would get in.
     """
@@ -152,7 +156,8 @@ def accepting(entrances: Entrances) -> Iterator[str]:
             yield from (rule(*arrives, *sender, ACCEPT) for sender in _sent_by(entrance))
     if any(entrance.protocol == GRE for entrance in entrances):
         yield rule(match(meta("l4proto"), GRE), NOT_OURS, goto("gre_header"))
-    for version in sorted({entrance.version for entrance in entrances if entrance.protocol == UDP}):
+    by_udp = {entrance.version for entrance in entrances if entrance.protocol == UDP}
+    for version in sorted(by_udp | {ip.version for ip, _ in shut}):
         yield rule(match(concat(_destination(version), _UDP_PORT), f"@{_ports(version)}"), NOT_OURS, goto("udp_header"))
 
 
@@ -182,7 +187,7 @@ def _of_everybody(entrances: Entrances) -> dict[tuple[Ip, int, int | None], set[
     }
 
 
-def chains(entrances: Entrances) -> Iterator[tuple[str, Chain]]:
+def chains(entrances: Entrances, shut: Doors = ()) -> Iterator[tuple[str, Chain]]:
     """
     What tunnels in GRE and UDP take, and who was not let in.
 
@@ -191,7 +196,7 @@ def chains(entrances: Entrances) -> Iterator[tuple[str, Chain]]:
     """
     if any(entrance.protocol == GRE for entrance in entrances):
         yield "gre_header", Chain(tuple(_gre(entrances)))
-    if any(entrance.protocol == UDP for entrance in entrances):
+    if shut or any(entrance.protocol == UDP for entrance in entrances):
         yield "udp_header", Chain(tuple(_udp(entrances)))
     refused = [rule(known, goto("sender_refused")) for known in asked_for(entrances)]
     refused += [_wrong_header(entrance) for entrance in entrances if _has_header(entrance) and not entrance.senders]

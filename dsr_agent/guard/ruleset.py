@@ -40,6 +40,7 @@ class Request:
 
     *own* are the host's own addresses, *links* what the tunnels' links are called, and *in_vrfs* those of them that
     belong to a VRF. *vrfs*: there is one on this host.
+    *shut* are UDP ports behind which the kernel hands to tunnels what nobody declared.
     *mss* is the largest TCP segment that clients are told of, by IP version. *unwrapped* is what comes without an outer
     header.
     """
@@ -52,6 +53,7 @@ class Request:
     unwrapped: marked.Unwrapped = field(default_factory=marked.Unwrapped)
     in_vrfs: frozenset[str] = frozenset()
     vrfs: bool = False
+    shut: outer.Doors = ()
 
 
 def unguarded(unwrapped: marked.Unwrapped, *, vrfs: bool = False) -> Table:
@@ -63,12 +65,12 @@ def unguarded(unwrapped: marked.Unwrapped, *, vrfs: bool = False) -> Table:
 def ruleset(request: Request) -> Table:
     """The table that lets in what *request* says, and nothing else."""
     entrances = tuple(dict.fromkeys(request.entrances))
-    sets: dict[str, FilterSet] = dict(outer.sets(entrances))
+    sets: dict[str, FilterSet] = dict(outer.sets(entrances, request.shut))
     sets |= inner.sets(request.vips, request.own)
     sets |= selftest.sets(request.links)
     sets |= marked.sets(request.unwrapped, guarded=True)
     sets |= {f"answering{version}": of_addresses(version, (vip.ip for vip in request.vips)) for version in request.mss}
-    chains = dict(outer.chains(entrances)) | dict(inner.chains(request.vips))
+    chains = dict(outer.chains(entrances, request.shut)) | dict(inner.chains(request.vips))
     chains[selftest.CHAIN] = selftest.chain(entrances, vrfs=request.vrfs)
     chains["entrance"] = Chain(tuple(_entrance(entrances, request)), "prerouting", PRIORITY)
     chains["forward"] = Chain(tuple(_forward(request)), "forward", PRIORITY)
@@ -84,12 +86,12 @@ def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str
         yield from vrfs.seen_before()
     first, *more = inner.accepting(request.vips)
     yield first
-    yield from outer.accepting(entrances)
+    yield from outer.accepting(entrances, request.shut)
     yield from outer.refusing(entrances)
     yield from more
     yield inner.refused()
     encapsulated = match(meta("l4proto"), {"set": ENCAPSULATIONS})
-    for version in outer.versions_of(entrances):
+    for version in outer.versions_of(entrances, request.shut):
         local = match(packet("ip" if version == 4 else "ip6", "daddr"), f"@{outer.locals_of(version)}")
         yield rule(encapsulated, local, goto("outer_refused"))
 

@@ -33,6 +33,21 @@ def warnings(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[P
             yield Problem(link.key, Foreign(text, "give it, or the tunnel, another local address"))
 
 
+def ports(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Problem]:
+    """Somebody else's UDP ports at an address of a tunnel, which the guard shuts: behind them are our links."""
+    if desired.guard is None or observed.guard.unavailable:
+        return
+    wanted_ports = {item.port for item in wanted.carried if item.port}
+    locals_ = {item.link.outer.local for item in wanted.links if item.link.outer}
+    for port in sorted(observed.ports, key=str):
+        here = [local for local in locals_ if local and local.version == port.key.version]
+        here = [local for local in here if port.key.local in (None, local)]
+        if port.ours or not here or any(port.key.keeps_out(key) for key in wanted_ports):
+            continue
+        text = f"the guard drops what comes to it at {here[0]}: it would come out of the tunnels there, whoever sent it"
+        yield Problem(port.key, Foreign(text, "give it, or the tunnel, another local address"))
+
+
 def _meets(link: Link, item: Carried) -> bool:
     """Whether both look at one address."""
     here, there = link.outer, item.link.outer

@@ -82,6 +82,7 @@ def _plan_protection(desired: Desired, wanted: Wanted, observed: Observed, steps
     steps.problems += protection.problems(wanted, observed)
     steps.warnings += [*protection.warnings(desired, observed), *fallback.warnings(desired, observed)]
     steps.warnings += foreign_links.warnings(desired, wanted, observed)
+    steps.warnings += foreign_links.ports(desired, wanted, observed)
     return [action for action in actions if isinstance(action, RemoveGuard)]
 
 
@@ -164,9 +165,14 @@ def _plan_conflicts(desired: Desired, observed: Observed, steps: Steps) -> froze
 
 
 def _sweep_links(wanted: Wanted, observed: Observed, steps: Steps) -> frozenset[str]:
-    """Returned are those that are spared: they take the packets of a link that cannot be had under its own name."""
+    """
+    Returned are those that are spared: they take the packets of a link that cannot be had under its own name, or a link
+    that may be their successor cannot be had at all.
+    """
     lacking = {problem.key for problem in steps.problems}
     spared = {name for item in wanted.links if item.link.key in lacking for name in _at_work(item, observed)}
+    if steps.cannot(item.link.key for item in wanted.links):
+        spared |= {link.name for link in observed.links.values() if owns_link(link) and link.up}
     names = {item.link.name for item in wanted.carried} | wanted.left_alone | spared
     spoken_for: set[str] = set()
     for action in steps.links:

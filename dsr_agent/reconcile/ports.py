@@ -34,6 +34,8 @@ def plan_ports(wanted: Wanted, observed: Observed, steps: Steps) -> None:
         steps.links.append(AddPort(key, Why.MISSING, (ports[key].link.key, *steps.after)))
     kept = {(tunnel.port, tunnel.version) for _, tunnel in wanted.waiting}
     closed = {action.port for action in steps.links if isinstance(action, DeletePort)}
+    if steps.cannot(missing):
+        return  # what was open before serves until its successor can be had
     for port in sorted(observed.ports, key=str):
         if port.ours and port.key not in closed | ports.keys() and (port.key.number, port.key.version) not in kept:
             steps.last.append(DeletePort(port.key, Why.UNWANTED, tuple(missing)))

@@ -21,6 +21,7 @@ from dsr_agent.state.errors import NotPermitted, Unsupported
 from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.marks import TUNNEL_ADDRESS, owns_link, stand_in_name
 from dsr_agent.state.model import GUARD, AddressKey, Desired, Ip, Link, Network, Observed, Tunnel, TunnelKey
+from dsr_agent.state.outer import Outer
 from dsr_agent.state.table import FilterSet, Table
 from dsr_agent.state.vrfs import KIND as VRF
 from dsr_agent.state.why import Why
@@ -88,7 +89,8 @@ def wanted_table(desired: Desired, wanted: Wanted, observed: Observed) -> Table:
     links = tuple(_links(desired, wanted, observed))
     mss = tuple(told_mss(desired, wanted, observed))
     in_vrfs = frozenset(name for name, tunnel in _carrying(wanted) if tunnel.vrf)
-    places = _Places(links, wanted.own, in_vrfs, _vrfs(observed), _places(wanted))
+    shut = tuple(sorted(set(_shut(entrances, observed)), key=str))
+    places = _Places(links, wanted.own, in_vrfs, _vrfs(observed), _places(wanted), shut)
     return _table(_ById(desired), entrances, places, mss)
 
 
@@ -104,6 +106,7 @@ class _Places(NamedTuple):
     in_vrfs: frozenset[str]
     vrfs: bool
     bare: Unwrapped
+    shut: tuple[tuple[Ip, int], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +131,8 @@ def _table(of: _ById, entrances: tuple[Entrance, ...], places: _Places, mss: tup
     names = frozenset(name for _, several in places.links for name in several)
     unwrapped = _of_vips(desired, places.bare)
     nobodys = frozenset((*_own(places.own), *desired.key_of_ip))
-    request = Request(entrances, vips, nobodys, dict(mss), names, unwrapped, places.in_vrfs, places.vrfs)
+    more = places.in_vrfs, places.vrfs, places.shut
+    request = Request(entrances, vips, nobodys, dict(mss), names, unwrapped, *more)
     return ruleset(request)
 
 
@@ -242,8 +246,28 @@ def _going(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
     for link in _doomed(wanted, observed):
         for tunnel in (link.name,) if link.name in tunnels else sorted(tunnels):
             senders = tuple(sorted(_senders(tunnel, there), key=str))
+            senders = tuple(network for network in senders if link.outer and network.version == _version(link.outer))
             if senders or (tunnel == link.name and counted_in(tunnel) in there.counters):
                 yield from _of_link(link, tunnel, senders)
+
+
+def _version(outer: Outer) -> int:
+    return outer.local.version if outer.local else 0
+
+
+def _shut(entrances: Iterable[Entrance], observed: Observed) -> Iterator[tuple[Ip, int]]:
+    """
+    The UDP ports at the tunnels' addresses that are open, and no entrance: somebody else's, and ours of before.
+
+    What the kernel takes out of UDP there it hands to our links without asking the packet filter once more
+    (``fou_udp_recv`` resubmits it), so a stranger's packet would come out of a tunnel.
+    """
+    known = {(entrance.local, entrance.port) for entrance in entrances}
+    for local in sorted({entrance.local for entrance in entrances}, key=str):
+        for port in observed.ports:
+            here = port.key.version == local.version and port.key.local in (None, local)
+            if here and (local, port.key.number) not in known:
+                yield local, port.key.number
 
 
 def _open_still(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:

@@ -307,12 +307,13 @@ def _carry(tunnel: Tunnel, local: Ip, desired: Desired, observed: Observed, take
     means, kinds = carrier(tunnel), _kinds(tunnel, desired, observed)
     vrf = vrfs.where_it_arrives(local, observed)
     current = _current(tunnel, desired, observed, taken, local)
-    if current is None:
-        for link in observed.links.values():
-            if link.name not in taken and link.kind in means.kinds and link.outer and not owns_link(link):
-                if means.same(link.outer, means.outer(tunnel, local, link.kind, vrf)):
-                    current = link
-                    break
+    if current is None or not _serves(current, tunnel, local, vrf):
+        adoptable = (
+            link
+            for link in observed.links.values()
+            if link.name not in taken and (not owns_link(link) or link.alias == ADOPTED_ALIAS)
+        )
+        current = next((link for link in adoptable if _serves(link, tunnel, local, vrf)), current)
     kind = _misnamed(tunnel, local, kinds, observed, vrf) or kinds[0]
     if current and current.kind in (means.kinds if not owns_link(current) else kinds):
         kind = current.kind  # somebody else's is adopted as it is, before it is replaced
@@ -323,6 +324,14 @@ def _carry(tunnel: Tunnel, local: Ip, desired: Desired, observed: Observed, take
     if current is None or current.name == tunnel.name:
         return own
     return replace(own, name=current.name, alias=ADOPTED_ALIAS)
+
+
+def _serves(link: Link, tunnel: Tunnel, local: Ip, vrf: str) -> bool:
+    """Whether *link* takes exactly *tunnel*'s packets at *local*, whoever made it."""
+    means = carrier(tunnel)
+    return bool(
+        link.kind in means.kinds and link.outer and means.same(link.outer, means.outer(tunnel, local, link.kind, vrf))
+    )
 
 
 def _misnamed(tunnel: Tunnel, local: Ip, kinds: Collection[str], observed: Observed, vrf: str) -> str:

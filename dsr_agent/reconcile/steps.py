@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dsr_agent.state.actions import Action, Problem
+from dsr_agent.state.errors import Foreign
 from dsr_agent.state.model import Address, AddressKey, Key, Observed
 
 
@@ -27,6 +28,11 @@ class Steps:
     after: tuple[Key, ...] = ()
     blocked: frozenset[AddressKey] = frozenset()
     silence: Mapping[AddressKey, tuple[Key, ...]] = field(default_factory=dict)
+
+    def cannot(self, keys: Iterable[Key]) -> bool:
+        """Whether one of *keys* cannot be had, because somebody else's things are in its place."""
+        foreign = {problem.key for problem in self.problems if isinstance(problem.error, Foreign)}
+        return not foreign.isdisjoint(keys)
 
 
 def differs(wanted: Address, found: Address, observed: Observed) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_address
+
 import pytest
 
 from dsr_agent.state.actions import BringUp, DeleteLink, RenameLink
@@ -9,7 +12,7 @@ from dsr_agent.state.guard_actions import WriteGuard
 from tests.fake.story import FILE, HOST, Story
 from tests.fake.test_guard import GUARDED, UP, done, guard, lets_in
 from tests.unit.guard.interpreter import judge
-from tests.unit.guard.packets import GRE, IPIP, inner
+from tests.unit.guard.packets import GRE, IPIP, UDP, datagram, gue, inner, outer
 
 GRE_INSTEAD = GUARDED.replace('"ipip"', '"gre"')
 ANYBODY = GUARDED.replace('["10.1.0.5"]', '"any"')
@@ -96,6 +99,50 @@ async def test_a_name_that_a_link_has_for_a_moment_is_not_the_guards_business() 
         await story.hears("ip link set dsr-ipip name other0")
         steps = [step for report in story.passes() for step in done(report)]
         assert [type(step) for step in steps] == [RenameLink]
+
+
+SIX = "[[tunnel]]\nname = 'six'\nencapsulation = 'ipip'\nload_balancers = ['2001:db8:1::5']\n"
+VIPS = FILE[FILE.index("[[vip]]") :]
+
+
+async def test_a_link_that_goes_takes_nothing_of_a_tunnel_of_the_other_version() -> None:
+    """It was adopted, so whose it was is not known; the balancers of the one that stays send over IPv6."""
+    here = "\n  2001:db8:3::2/64\n10.1.0.5 is reached from 10.0.3.2\n2001:db8:1::5 is reached from 2001:db8:3::2\n"
+    host = f"lo up\neth0 arp up\n  10.0.3.2/24{here}byhand sit local 10.0.3.2 up\n"
+    both = GUARDED[: GUARDED.index("[[vip]]")] + SIX + VIPS
+    async with Story(both, host) as story:
+        assert "dsr-ipip" not in story.host, "it was adopted"
+        await story.reload("[guard]\nrequired = true\n" + SIX + VIPS)
+        assert "byhand" not in story.host
+        assert story.reports[-1].in_sync
+
+
+@pytest.mark.parametrize("port", ["port 6080", "port 6080 local 10.0.3.2", "port 6080 protocol 4"])
+async def test_through_a_udp_port_that_somebody_else_has_opened_nobody_gets_in(port: str) -> None:
+    """Behind it the kernel hands to our link what comes, and asks the packet filter no more (fou_udp_recv)."""
+    sent = outer("198.51.100.1", "10.0.3.2", UDP, datagram(6080, gue()))
+    async with Story(GUARDED, f"{HOST}modules fou\n{port}\n") as story:
+        assert not judge(guard(story), sent).accepted
+        assert not judge(guard(story), replace(sent, source=ip_address("10.1.0.5"))).accepted
+        assert judge(guard(story), replace(sent, destination=ip_address("10.0.3.3"))).accepted
+        assert lets_in(guard(story), IPIP)
+        [warning] = story.reports[-1].remaining.warnings
+        assert "the guard drops what comes to it at 10.0.3.2" in str(warning)
+        await story.hears("ip fou del port 6080" + " local 10.0.3.2" * ("local" in port))
+        await story.seconds(10)
+        assert judge(guard(story), sent).accepted, "nobody hands it to a tunnel any more"
+
+
+async def test_a_port_of_before_is_shut_when_nobody_knows_for_whom_it_was_open() -> None:
+    """There was no guard then; and the new one has no place."""
+    gue_ = FILE.replace('"ipip"', '"gue"')
+    moved = gue_.replace("load_balancers", "port = 7000\nload_balancers")
+    async with Story("[guard]\nenabled = false\n" + gue_, f"{HOST}modules fou\nport 7000 protocol 4\n") as story:
+        await story.reload("[guard]\nrequired = true\n" + moved)
+        assert "port 6080 local 10.0.3.2 ours" in story.host
+        for number in (6080, 7000):
+            stranger = outer("198.51.100.1", "10.0.3.2", UDP, datagram(number, gue()))
+            assert not judge(guard(story), stranger).accepted
 
 
 async def test_a_balancer_more_and_one_less() -> None:

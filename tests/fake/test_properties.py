@@ -80,11 +80,15 @@ def check_step(
             assert after.sysctls[path] == value or (leaf.startswith("arp_") and after.sysctls[path] > value)
 
 
+_TRIES = 3  # something of others is adopted, replaced by what can be had, and the guard goes by that
+
+
 def applied(kernel: FakeKernel, desired: Desired) -> Report:
-    """One ``dsr-agent apply``, and the retry if a step failed (no IPv6, say): what follows from the rest comes then."""
-    report = asyncio.run(apply_once(kernel, desired, FakeClock()))
-    if any(outcome.result is Result.FAILED for outcome in report.outcomes):
+    """One ``dsr-agent apply``, and retries if a step failed (no IPv6, say): what follows from the rest comes then."""
+    for _ in range(_TRIES):
         report = asyncio.run(apply_once(kernel, desired, FakeClock()))
+        if not any(outcome.result is Result.FAILED for outcome in report.outcomes):
+            break
     note(f"{kernel}\n--\n" + "\n".join(map(str, report.outcomes)) + f"\n-- remaining\n{report.remaining}")
     return report
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import pytest
 
 from tests.lab import forge
-from tests.lab.agent import Agent, tunnel, vip
+from tests.lab.agent import Agent, tunnel, vip, wait_for
 from tests.lab.eye import Eye
-from tests.lab.guarded import need_guard, refusing
+from tests.lab.guarded import TABLE, need_guard, nft, refusing
 from tests.lab.ledger import Ledger
 from tests.lab.marks import BOTH
 from tests.lab.servers import clean
 from tests.lab.spaces import family_of, inside, run, udp_socket
 from tests.lab.traffic import Stream, ask_udp, echoes
-from tests.lab.world import BALANCER, BALANCER_IP6, RS1, SERVER_IP, SERVER_IP6, Virtual, world
+from tests.lab.world import BALANCER, BALANCER_IP6, CLIENT, RS1, SERVER_IP, SERVER_IP6, Virtual, world
 
 PORT = 7001
 HERE, HERE6 = SERVER_IP[RS1], SERVER_IP6[RS1]
@@ -131,4 +131,23 @@ def test_a_balancers_gue_that_is_none(what: str, to: str, agent: Agent) -> None:
     with refusing("udp_header", 2), udp_socket(BALANCER, family_of(to)) as sender:
         for version in (4, 6):
             sender.sendto(BAD[what](version), (to, 6080))
+    assert ask_udp(WAYS[4].address, PORT).server == RS1
+
+
+@pytest.mark.parametrize("to", [HERE, HERE6])
+@pytest.mark.parametrize(("sender", "reason"), [(CLIENT, "source"), (BALANCER, "protocol")])
+def test_a_port_that_somebody_else_opened_leads_into_no_tunnel(sender: str, reason: str, to: str, agent: Agent) -> None:
+    """Behind it is our link, and the kernel asks the guard no more."""
+    need_guard()
+    family = "" if to == HERE else "-6 "
+    name = "ports" if to == HERE else "ports6"
+    do(f"ip {family}fou add port 5000 gue")
+    try:
+        wait_for(lambda: "5000" in nft("list", "set", *TABLE.split(), name), "the guard to know of it")
+        with refusing(reason, 2), udp_socket(sender, family_of(to)) as sending:
+            for version in (4, 6):
+                sending.sendto(_gue(version), (to, 5000))
+    finally:
+        do(f"ip {family}fou del port 5000")
+    wait_for(lambda: "5000" not in nft("list", "set", *TABLE.split(), name), "the guard to forget it")
     assert ask_udp(WAYS[4].address, PORT).server == RS1

@@ -36,7 +36,7 @@ def expected(request: Request, packet: Packet) -> Expected:
         return _out_of_a_tunnel(request, packet)
     locals_ = {entrance.local for entrance in request.entrances}
     if packet.protocol == UDP:
-        ports = {(entrance.local, entrance.port) for entrance in request.entrances if entrance.port}
+        ports = {(entrance.local, entrance.port) for entrance in request.entrances if entrance.port} | {*request.shut}
         if packet.later or len(packet.transport) < 4 or (packet.destination, _port(packet)) not in ports:
             return Expected()
     elif packet.protocol not in (IPIP, SIX_IN_FOUR, GRE) or packet.destination not in locals_:

@@ -89,6 +89,9 @@ def entrances(draw: st.DrawFn) -> tuple[Entrance, ...]:
     return tuple(found)
 
 
+doors: st.SearchStrategy[tuple[Ip, int]] = st.tuples(st.sampled_from([*LOCALS, *LOCALS6]), st.sampled_from(UDP_PORTS))
+
+
 def requests() -> st.SearchStrategy[Request]:
     """What a file can ask for."""
     services = st.lists(st.sampled_from(SERVICES), max_size=2, unique=True).map(tuple)
@@ -100,6 +103,7 @@ def requests() -> st.SearchStrategy[Request]:
         vips=st.lists(targets, max_size=4, unique_by=lambda target: target.ip).map(tuple),
         own=st.frozensets(st.sampled_from(OWN), max_size=5),
         mss=st.dictionaries(st.sampled_from([4, 6]), st.sampled_from([1380, 1400]), max_size=2),
+        shut=st.lists(doors, max_size=2, unique=True).map(tuple),
     )
 
 
