@@ -115,10 +115,10 @@ class Watch:
             for address in ALL:
                 if status:  # who does not answer about one VIP does not about the others
                     status, words = self._ask(address)
+                if status != 200:
+                    self.words[address] = words
                 if status != self.told[address]:
                     self.told[address] = status
-                    if status != 200:
-                        self.words[address] = words
                     self.changes.append((time.monotonic(), address, status))
             self.rounds += 1
 
