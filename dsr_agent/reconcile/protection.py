@@ -21,7 +21,6 @@ from dsr_agent.state.errors import NotPermitted, Unsupported
 from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.marks import TUNNEL_ADDRESS, owns_link, stand_in_name
 from dsr_agent.state.model import GUARD, AddressKey, Desired, Ip, Link, Network, Observed, Tunnel, TunnelKey
-from dsr_agent.state.outer import Outer
 from dsr_agent.state.table import FilterSet, Table
 from dsr_agent.state.vrfs import KIND as VRF
 from dsr_agent.state.why import Why
@@ -244,15 +243,13 @@ def _going(wanted: Wanted, observed: Observed) -> Iterator[Entrance]:
         return
     tunnels = {tunnel_counted_in(name) for name in (*there.sets, *there.counters)} - {""}
     for link in _doomed(wanted, observed):
+        local = link.outer and link.outer.local
         for tunnel in (link.name,) if link.name in tunnels else sorted(tunnels):
-            senders = tuple(sorted(_senders(tunnel, there), key=str))
-            senders = tuple(network for network in senders if link.outer and network.version == _version(link.outer))
+            # A tunnel of that name may be of the other version of IP by now.
+            found = (network for network in _senders(tunnel, there) if local and network.version == local.version)
+            senders = tuple(sorted(found, key=str))
             if senders or (tunnel == link.name and counted_in(tunnel) in there.counters):
                 yield from _of_link(link, tunnel, senders)
-
-
-def _version(outer: Outer) -> int:
-    return outer.local.version if outer.local else 0
 
 
 def _shut(entrances: Iterable[Entrance], observed: Observed) -> Iterator[tuple[Ip, int]]:

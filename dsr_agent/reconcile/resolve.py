@@ -336,9 +336,8 @@ def _serves(link: Link, tunnel: Tunnel, local: Ip, vrf: str) -> bool:
 
 def _misnamed(tunnel: Tunnel, local: Ip, kinds: Collection[str], observed: Observed, vrf: str) -> str:
     """The kind of a link of ours that does the work already, under whatever name; empty if there is none."""
-    means = carrier(tunnel)
-    ours = [link for link in observed.links.values() if link.kind in kinds and link.outer and owns_link(link)]
-    return next((o.kind for o in ours if o.outer and means.same(o.outer, means.outer(tunnel, local, o.kind, vrf))), "")
+    ours = (link for link in observed.links.values() if link.kind in kinds and owns_link(link))
+    return next((link.kind for link in ours if _serves(link, tunnel, local, vrf)), "")
 
 
 def _taken_by_others(outer: Outer, kind: str, observed: Observed) -> bool:

@@ -21,6 +21,12 @@ VIPS = '[[vip]]\naddress = "192.0.2.10"\n[[vip]]\naddress = "2001:db8::10"\nname
 ABSENT = '[[vip]]\naddress = "192.0.2.20"\ndevice = "absent0"\n'
 
 
+def plugged(folder: Path, *lines: str) -> str:
+    """PYTHONPATH of an agent that runs *lines* before it starts."""
+    (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    return os.pathsep.join([str(folder), str(Path(__file__).resolve().parents[2])])
+
+
 class TestNotification:
     @pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])
     def test_ready_comes_when_the_data_plane_stands(self, tmp_path: Path, abstract: bool) -> None:
@@ -56,17 +62,17 @@ class TestNotification:
 
     def test_a_file_that_takes_long_to_read_delays_no_repair(self, tmp_path: Path) -> None:
         """And one that was written meanwhile is read after it."""
-        (tmp_path / "sitecustomize.py").write_text(
-            "import os, time\n"
-            "from dsr_agent import cli\n"
-            "load = cli.load\n"
-            "def slow(*told, **known):\n"
-            "    read = load(*told, **known)\n"
-            f"    while os.path.exists({str(tmp_path / 'slow')!r}): time.sleep(0.01)\n"
-            "    return read\n"
-            "cli.load = slow\n"
+        path = plugged(
+            tmp_path,
+            "import os, time",
+            "from dsr_agent import cli",
+            "load = cli.load",
+            "def slow(*told, **known):",
+            "    read = load(*told, **known)",
+            f"    while os.path.exists({str(tmp_path / 'slow')!r}): time.sleep(0.01)",
+            "    return read",
+            "cli.load = slow",
         )
-        path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
         with Agent(tmp_path, VIPS, PYTHONPATH=path) as agent, Watcher() as watcher:
             (tmp_path / "slow").touch()
             os.kill(agent.pid, signal.SIGHUP)
@@ -80,17 +86,17 @@ class TestNotification:
 
     def test_a_sighup_that_comes_before_it_can_be_heeded_waits(self, tmp_path: Path) -> None:
         """By default it would be the end."""
-        (tmp_path / "sitecustomize.py").write_text(
-            "import os, signal\n"
-            "from dsr_agent import cli\n"
-            "load = cli.load\n"
-            "def early(*told, **known):\n"
-            "    cli.load = load\n"
-            "    os.kill(os.getpid(), signal.SIGHUP)\n"
-            "    return load(*told, **known)\n"
-            "cli.load = early\n"
+        path = plugged(
+            tmp_path,
+            "import os, signal",
+            "from dsr_agent import cli",
+            "load = cli.load",
+            "def early(*told, **known):",
+            "    cli.load = load",
+            "    os.kill(os.getpid(), signal.SIGHUP)",
+            "    return load(*told, **known)",
+            "cli.load = early",
         )
-        path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
         with Agent(tmp_path, VIPS, PYTHONPATH=path) as agent:
             agent.until(lambda: "read the file again" in agent.log(), "the reload")
 
@@ -119,18 +125,16 @@ class TestWatchdog:
 
     def test_a_loop_that_is_stuck_does_not_though_everything_else_lives(self, tmp_path: Path) -> None:
         # The kernel does not answer any more: the loop waits in its pass, while HTTP goes on.
-        plugin = tmp_path / "plugin"
-        plugin.mkdir()
-        (plugin / "sitecustomize.py").write_text(
-            "import asyncio, os\n"
-            "from dsr_agent.kernel.host import Host\n"
-            "look = Host.observe\n"
-            "async def observe(self, *scope):\n"
-            f"    await asyncio.sleep(3600 * os.path.exists({str(tmp_path / 'stuck')!r}))\n"
-            "    return await look(self, *scope)\n"
-            "Host.observe = observe\n"
+        path = plugged(
+            tmp_path,
+            "import asyncio, os",
+            "from dsr_agent.kernel.host import Host",
+            "look = Host.observe",
+            "async def observe(self, *scope):",
+            f"    await asyncio.sleep(3600 * os.path.exists({str(tmp_path / 'stuck')!r}))",
+            "    return await look(self, *scope)",
+            "Host.observe = observe",
         )
-        path = os.pathsep.join([str(plugin), str(Path(__file__).resolve().parents[2])])
         with Agent(tmp_path, VIPS, WATCHDOG_USEC="400000", PYTHONPATH=path) as agent:
             agent.serving()
             agent.hear("WATCHDOG=1")
@@ -350,18 +354,16 @@ def get_tls(path: str, folder: Path, *, certificate: bool = True) -> Response:
 
 
 def test_the_data_plane_is_made_before_anything_that_can_wait_is_even_imported(tmp_path: Path) -> None:
-    plugin = tmp_path / "plugin"
-    plugin.mkdir()
-    (plugin / "sitecustomize.py").write_text(
-        "import sys\n"
-        "from dsr_agent.service.notify import Notifier\n"
-        "ready = Notifier.ready\n"
-        "def spy(self, status):\n"
-        f"    print(*sys.modules, sep='\\n', file=open({str(tmp_path / 'modules')!r}, 'w'), flush=True)\n"
-        "    ready(self, status)\n"
-        "Notifier.ready = spy\n"
+    path = plugged(
+        tmp_path,
+        "import sys",
+        "from dsr_agent.service.notify import Notifier",
+        "ready = Notifier.ready",
+        "def spy(self, status):",
+        f"    print(*sys.modules, sep='\\n', file=open({str(tmp_path / 'modules')!r}, 'w'), flush=True)",
+        "    ready(self, status)",
+        "Notifier.ready = spy",
     )
-    path = os.pathsep.join([str(plugin), str(Path(__file__).resolve().parents[2])])
     with Agent(tmp_path, VIPS, PYTHONPATH=path) as agent:
         imported = {name.partition(".")[0] for name in (tmp_path / "modules").read_text().split()}
         assert imported & {"tornado", "prometheus_client", "pyroute2", "http", "gzip"} == set()
