@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from tests.lab import fleet
+from tests.lab import again, fleet
 from tests.lab.machine import lanes
 from tests.lab.outcome import Options, Outcome
 
@@ -38,7 +38,7 @@ class LabSlice:
     def finish(self, statuses: list[int]) -> Outcome:
         """Count what came back."""
         for out, status in zip(self._outs, statuses, strict=True):
-            self.outcome.count(out / "junit.xml", status)
+            self.outcome.count(out / again.FIRST.name, status, out / again.SECOND.name)
         self.outcome.seconds = time.monotonic() - min(run.started for run in self.runs)
         return self.outcome
 
@@ -48,8 +48,8 @@ def _command(reference: bool, lane: str, options: Options) -> tuple[list[str], l
     limit = TIMEOUT * (SLOWER if lane == "qemu" else 1) * (LONGER if options.long else 1)
     machine = [sys.executable, "-m", "tests.lab.machine", "--lane", lane, "--timeout", str(limit)]
     machine += ["--profile", "full" if reference else "lean", *(["--env", "DSR_LONG=1"] if options.long else [])]
-    pytest = ["--", "python3", "-m", "pytest", "-q", "tests/lab", "--junitxml=out/junit.xml"]
-    pytest += ["--timeout=600" if lane == "qemu" else "--timeout=120", f"--session-timeout={limit - LAST_WORDS}"]
+    pytest = ["--", "python3", "-m", "tests.lab.again", str(limit - LAST_WORDS), "tests/lab"]
+    pytest += ["--timeout=600" if lane == "qemu" else "--timeout=120"]
     return machine, [*pytest, *options.marks("reference" if reference else "not reference"), *options.pytest]
 
 

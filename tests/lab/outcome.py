@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.lab import again
 from tests.lab.machine.job import NO_RESULT, TIMED_OUT
 
 NO_TESTS = 5  # pytest's exit status when it collected nothing
@@ -37,8 +38,12 @@ class Outcome:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
-    def count(self, report: Path, status: int) -> None:
-        """Add up what pytest reported; an exit status that the report does not explain is a failure."""
+    def count(self, report: Path, status: int, second: Path | None = None) -> None:
+        """
+        Add up what pytest reported; an exit status that the report does not explain is a failure.
+
+        *second*: of those that failed and were tried again. If all then passed, they have, and are named.
+        """
         try:
             suites = list(ET.parse(report).getroot().iter("testsuite"))
         except (OSError, ET.ParseError):
@@ -50,6 +55,9 @@ class Outcome:
             bad += wrong
             self.skipped += skipped
             self.passed += max(0, total - wrong - skipped)
+        if bad and second and (unsteady := again.failed(report)) <= again.passed(second):
+            self.notes.append(f"passed only when tried again: {', '.join(sorted(unsteady))}")
+            self.passed, bad = self.passed + bad, 0
         self.failed += bad
         if status == NO_TESTS and not bad:
             self.notes.append("no tests")
