@@ -126,12 +126,21 @@ def _clear_the_way(item: Carried, links: dict[str, Link], steps: Steps) -> bool:
 
 
 def worker(item: Carried, links: Mapping[str, Link]) -> Link | None:
-    """The link of ours that takes exactly *item*'s packets, under whatever name; the right name comes first."""
+    """
+    The link of ours that takes exactly *item*'s packets, under whatever name; the right name comes first.
+
+    Failing that, one that has its place in the kernel and can be changed in place, so that it need not go first.
+    """
     wanted, means = item.link, carrier(item.tunnel)
     assert wanted.outer is not None
-    ours = [link for link in links.values() if link.kind == wanted.kind and link.outer and owns_link(link)]
-    fit = [link for link in ours if link.outer and means.same(link.outer, wanted.outer)]
-    return next((link for link in fit if link.name == wanted.name), next(iter(fit), None))
+    fit, near = [], []
+    for link in links.values():
+        if link.kind == wanted.kind and link.outer and owns_link(link):
+            if means.same(link.outer, wanted.outer):
+                fit.append(link)
+            elif means.clashes(link.outer, wanted.outer) and means.can_become(link.outer, wanted.outer):
+                near.append(link)
+    return next((link for link in fit if link.name == wanted.name), next(iter(fit or near), None))
 
 
 def _give_names(wanted: Wanted, links: dict[str, Link], observed: Observed, steps: Steps) -> frozenset[str]:
@@ -179,6 +188,10 @@ def _step_aside(now: dict[str, str], links: dict[str, Link], steps: Steps) -> st
 
 def _finish(found: Link, name: str, item: Carried, observed: Observed, steps: Steps) -> Iterator[Action]:
     """Bring *found*, which is called *name* by then, to all that is wanted of the link of *item*."""
+    assert found.outer is not None
+    assert item.link.outer is not None
+    if not carrier(item.tunnel).same(found.outer, item.link.outer):
+        yield ChangeLink(replace(item.link, name=name), Why.CHANGED)
     if tunnel_address(found.name).key not in observed.addresses:
         yield AddAddress(tunnel_address(name), Why.MISSING)
     for sysctl, before in zip(item.sysctls(name), item.sysctls(found.name), strict=True):

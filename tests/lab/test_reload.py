@@ -150,28 +150,34 @@ def test_another_encapsulation_under_the_same_name(order: tuple[str, str], serve
     assert clean(after)
 
 
-FORMS: list[dict[str, int]] = [{"key": 7}, {"key": 8}, {"key": 8, "checksum": True}, {"checksum": True}]
+FORMS: list[tuple[str, dict[str, int]]] = [
+    ("edge", {"key": 7}),
+    ("edge", {"key": 8}),
+    ("edge", {"key": 8, "checksum": True}),
+    ("edge", {"checksum": True}),
+    ("plain", {}),
+]
 
 
 def test_key_and_checksum_change_in_place(server: Eye, ledger: Ledger) -> None:
-    """From one form of GRE to the next; each sender's packets arrive for as long as the file says its form."""
+    """From one form of GRE to the next, and to another name; what is sent in the form that the file says arrives."""
     addresses = [f"192.0.2.{last}" for last in range(50, 50 + len(FORMS))]
     vips = "".join(vip(address) for address in addresses)
-    for number, (address, form) in enumerate(zip(addresses, FORMS, strict=True)):
+    for number, (address, (_, form)) in enumerate(zip(addresses, FORMS, strict=True)):
         send_keyed(address, RS1, form.get("key"), checksum="checksum" in form, name=f"form{number}")
-    with Agent(RS1, tunnel("gre", name="edge", **FORMS[0]) + vips) as agent, echoes(RS1, addresses, [PORT]):
+    with Agent(RS1, tunnel("gre", name="edge", key=7) + vips) as agent, echoes(RS1, addresses, [PORT]):
         index = ip(RS1, "-o link show edge").split(":")[0]
-        for number in range(1, len(FORMS)):
+        for number, (name, form) in enumerate(FORMS[1:], 1):
             with Stream(addresses[number - 1], PORT) as old, Stream(addresses[number], PORT) as new:
-                asked, done = change_over(agent, old, new, tunnel("gre", name="edge", **FORMS[number]) + vips)
+                asked, done = change_over(agent, old, new, tunnel("gre", name=name, **form) + vips)
                 old.finish()
                 new.finish()
             tally = old.tally(before=asked) + new.tally(after=done)
-            words = " ".join(f"{key}={value}" for key, value in FORMS[number].items())
+            words = " ".join(f"{key}={value}" for key, value in {"name": name, **form}.items())
             ledger.add(f"reload: gre in place to {words}", done - asked, tally)
             assert clean(tally)
         assert len(server.ours()) == 1
-        assert ip(RS1, "-o link show edge").split(":")[0] == index, "the link was replaced instead of changed"
+        assert ip(RS1, f"-o link show {name}").split(":")[0] == index, "the link was replaced instead of changed"
 
 
 def test_nothing_is_taken_away_before_its_successor_is_there(server: Eye, ledger: Ledger) -> None:
