@@ -29,7 +29,7 @@ from dsr_agent.state.actions import (
     ReplaceAddress,
 )
 from dsr_agent.state.errors import Foreign, NotPermitted, NotYet
-from dsr_agent.state.guard_actions import RemoveGuard
+from dsr_agent.state.guard_actions import RemoveGuard, WriteGuard
 from dsr_agent.state.marks import owns_address, owns_link
 from dsr_agent.state.model import (
     GUARD,
@@ -74,16 +74,18 @@ def plan(desired: Desired, observed: Observed, scope: Scope) -> Plan:
 
 
 def _plan_protection(desired: Desired, wanted: Wanted, observed: Observed, steps: Steps) -> list[Action]:
-    """The guard is in place before a tunnel comes up; returned is what takes it away, after the last one."""
+    """The guard is in place before a tunnel comes up; returned is what takes it away, after the last one has gone."""
     if desired.guard and desired.guard.required:
         steps.after = (GUARD,)
     actions: list[Action] = [*protection.steps(desired, wanted, observed), *fallback.steps(desired, observed)]
-    steps.first += [action for action in actions if not isinstance(action, RemoveGuard)]
+    # Of a table that stays for marked packets, the guard goes with the rules that are written again.
+    goes = (RemoveGuard, WriteGuard) if observed.guard.table and not desired.guard else RemoveGuard
+    steps.first += [action for action in actions if not isinstance(action, goes)]
     steps.problems += protection.problems(wanted, observed)
     steps.warnings += [*protection.warnings(desired, observed), *fallback.warnings(desired, observed)]
     steps.warnings += foreign_links.warnings(desired, wanted, observed)
     steps.warnings += foreign_links.ports(desired, wanted, observed)
-    return [action for action in actions if isinstance(action, RemoveGuard)]
+    return [action for action in actions if isinstance(action, goes)]
 
 
 def _plan_silence(desired: Desired, wanted: Wanted, observed: Observed, steps: Steps) -> None:

@@ -101,6 +101,21 @@ async def test_a_name_that_a_link_has_for_a_moment_is_not_the_guards_business() 
         assert [type(step) for step in steps] == [RenameLink]
 
 
+async def test_a_guard_that_is_switched_off_stays_until_the_tunnels_that_go_have_gone() -> None:
+    """The table itself stays, for marked packets."""
+    marked = '[[tunnel]]\nencapsulation = "dscp"\n[[vip]]\naddress = "192.0.2.77"\ndscp = 7\n'
+    async with Story(GUARDED + marked) as story:
+        table = guard(story)
+        story.passes()
+        await story.reload("[guard]\nenabled = false\n" + marked)
+        for step in [step for report in story.reports for step in done(report)]:
+            table = step.table if isinstance(step, WriteGuard) else table
+            assert not isinstance(step, DeleteLink) or not lets_in(table, IPIP, "198.51.100.1")
+        assert table == guard(story)
+        assert lets_in(table, IPIP, "198.51.100.1"), "it is nobody's business any more"
+        assert UP not in story.host
+
+
 SIX = "[[tunnel]]\nname = 'six'\nencapsulation = 'ipip'\nload_balancers = ['2001:db8:1::5']\n"
 VIPS = FILE[FILE.index("[[vip]]") :]
 
