@@ -99,13 +99,12 @@ class Agent:
 
     def settle(self) -> None:
         """Return once it has been idle for a moment: it prepares for repairs after its first pass. It may never be."""
-        since = began = time.monotonic()
-        used = self._work()
-        while time.monotonic() - since < 0.25 and time.monotonic() - began < DEADLINE:
+        began, used, idle = time.monotonic(), self._work(), 0
+        while idle < 10 and time.monotonic() - began < DEADLINE:  # looks: a machine that stands still is not idle
             time.sleep(0.02)
             now = self._work()
-            if now != used or any(state != "S" for state, _ in now):
-                used, since = now, time.monotonic()
+            idle = idle + 1 if now == used and all(state == "S" for state, _ in now) else 0
+            used = now
 
     def _work(self) -> list[tuple[str, str]]:
         """What each of its threads is doing, and how much it has done; one that waits for a processor is at work."""
@@ -170,9 +169,10 @@ class Agent:
         """The first line with *text* since *mark*, once it is there."""
 
         def there() -> bool:
+            running = self.running  # its last words are there when it has ended
             if text in self.said(mark):
                 return True
-            if not self.running:
+            if not running:
                 raise RuntimeError(f"the agent ended before it said {text!r}:\n{self.said(mark)}")
             return False
 

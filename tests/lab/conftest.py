@@ -41,6 +41,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(outside)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What failed is tried again in this machine (`tests.lab.again`), which has to be as it was until then."""
+    if item.session.testsfailed and item.get_closest_marker("irreversible"):
+        pytest.fail("put off until what has failed has been tried once more")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what was measured."""
     if lines := _LEDGER.lines():

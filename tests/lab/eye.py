@@ -10,6 +10,7 @@ from pathlib import Path
 from dsr_agent.kernel import addresses, links, netlink
 from dsr_agent.state.marks import TUNNEL_ADDRESS, owns_link
 from dsr_agent.state.model import Address, Link
+from tests.lab.agent import DEADLINE
 from tests.lab.spaces import inside, within
 
 # Made by the modules themselves in every namespace; they have to stay down.
@@ -86,7 +87,7 @@ class Eye:
                         continue
         return View(frozenset(found.values()), self.addresses(), frozenset(values))
 
-    def until(self, good: Callable[[View], bool], what: str, deadline: float = 20.0) -> float:
+    def until(self, good: Callable[[View], bool], what: str, deadline: float = DEADLINE) -> float:
         """Seconds until *good*; `AssertionError` with what is seen instead."""
         started = time.monotonic()
         while not good(seen := self.view()):
@@ -95,7 +96,7 @@ class Eye:
                 raise AssertionError(f"{what}: not within {deadline:.0f} s; there is {View.minus(seen, View())}")
         return time.monotonic() - started
 
-    def until_again(self, before: View, deadline: float = 20.0) -> float:
+    def until_again(self, before: View, deadline: float = DEADLINE) -> float:
         """Seconds until all is as it was *before*."""
         started = time.monotonic()
         while (seen := self.view()) != before:

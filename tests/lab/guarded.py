@@ -40,4 +40,4 @@ def refusing(reason: str, packets: int) -> Iterator[None]:
     """What is sent meanwhile is refused, for this *reason*."""
     before = refused(reason)
     yield
-    wait_for(lambda: refused(reason) == before + packets, f"{packets} packets refused ({reason})", 20)
+    wait_for(lambda: refused(reason) == before + packets, f"{packets} packets refused ({reason})")

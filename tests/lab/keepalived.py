@@ -35,7 +35,7 @@ _SERVER = """
     HTTP_GET {{
       connect_ip {server}
       connect_port {http}
-      connect_timeout 5
+      connect_timeout 30
       retry 0
       url {{
         path /readyz/{address}

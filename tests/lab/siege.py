@@ -79,7 +79,7 @@ class Watch:
             self.look(0.05)
             return DELIVERED in self.seen.get(number, ())
 
-        wait_for(there, f"packet {number}, which is allowed, to be delivered", 20.0)
+        wait_for(there, f"packet {number}, which is allowed, to be delivered")
 
 
 def _tap() -> socket.socket:

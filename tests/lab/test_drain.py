@@ -47,8 +47,15 @@ def told() -> list[int]:
 
 
 def drained(agent: Agent, address: str) -> dict[str, Any]:
-    """What ``status`` says of a drained VIP."""
-    rows: list[dict[str, Any]] = agent.status()["agent"]["drained"]["vips"]
+    """What ``status`` says of a drained VIP, once the agent has answered in the time that ``status`` waits for it."""
+    said: dict[str, Any] = {}
+
+    def answered() -> bool:
+        said.update(agent.status()["agent"])
+        return "drained" in said
+
+    wait_for(answered, "the agent to say what is drained")
+    rows: list[dict[str, Any]] = said["drained"]["vips"]
     return next(row for row in rows if row["vip"] == address)
 
 
@@ -84,5 +91,5 @@ def test_a_drain_loses_nothing_and_is_told_of_that_vip_alone(server: Eye, ledger
         if has_inet_tables():
             agent.call("drain", IPIP)
             wait_for(lambda: drained(agent, IPIP)["arriving"] is not None, "it is looked at")
-            assert "quiet: no packet since" in agent.call("status").stdout
+            wait_for(lambda: "quiet: no packet since" in agent.call("status").stdout, "status to say that it is quiet")
     ledger.add("a VIP drained, the agent restarted, all drained, undrained", None, tally)

@@ -133,8 +133,9 @@ def test_on_a_host_that_filters_reverse_paths(rp_filter: int, server: Eye, shift
     set_sysctls(RS1, dict.fromkeys(paths, rp_filter))
     shifts.close()  # one agent at a time
     with Agent(RS1, SELDOM + CONFIG) as agent:
+        mark = agent.mark()
         shell("ip link del dsr-gre")()
-        agent.wait_log("dsr-gre")
+        agent.wait_log("dsr-gre", mark)
         for address in VIPS:
             for ask in (ask_udp, ask_tcp):
                 assert ask(address, PORT).source == address

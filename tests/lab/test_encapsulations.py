@@ -148,7 +148,7 @@ def _tried(try_: Callable[P, str | None], *arguments: P.args, **more: P.kwargs) 
 
 
 def _small(cell: Cell, address: str) -> None:
-    assert ask_udp(address, PORT, timeout=3) == Answer(client_ip(address), RS1, address)
+    assert ask_udp(address, PORT) == Answer(client_ip(address), RS1, address)
 
 
 def _large(cell: Cell, address: str) -> str | None:
@@ -157,7 +157,7 @@ def _large(cell: Cell, address: str) -> str | None:
         return NONE
     with contextlib.suppress(OSError):
         ask_udp(address, PORT, bytes(4000), timeout=0.5)
-    assert ask_udp(address, PORT, bytes(4000), timeout=3).server == RS1
+    assert ask_udp(address, PORT, bytes(4000)).server == RS1
     return None
 
 
@@ -235,7 +235,7 @@ def _drift(now: Running, declared: Declared, ledger: Ledger) -> None:
         ledger.add(undo.command, seconds, tally)
         assert tally.wrong == 0
         for each in addresses:
-            assert ask_udp(each, PORT, timeout=3).server == RS1
+            assert ask_udp(each, PORT).server == RS1
 
 
 @NOT_UNDER_EMULATION

@@ -14,7 +14,7 @@ from tests.lab.eye import Eye
 from tests.lab.guarded import TABLE, need_guard, nft, refusing
 from tests.lab.ledger import Ledger
 from tests.lab.marks import BOTH
-from tests.lab.servers import clean
+from tests.lab.servers import RATE, clean
 from tests.lab.spaces import family_of, inside, run, udp_socket
 from tests.lab.traffic import Stream, ask_udp, echoes
 from tests.lab.world import BALANCER, BALANCER_IP6, CLIENT, RS1, SERVER_IP, SERVER_IP6, Virtual, world
@@ -90,7 +90,7 @@ def test_an_ipv6_vip_behind_an_ipip_link_costs_no_packet(server: None, ledger: L
         with Agent(RS1, ipv4) as agent:
             assert [link.kind for link in eye.ours()] == ["ipip"], "adopted"
             agent.settle()
-            with Stream(WAYS[0].address, PORT) as stream:
+            with Stream(WAYS[0].address, PORT, RATE) as stream:
                 stream.wait_answered(50)
                 agent.reload(ipv4 + vip(WAYS[1].address))
                 assert [link.kind for link in eye.ours()] == ["sit"]

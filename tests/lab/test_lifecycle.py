@@ -39,22 +39,31 @@ def open_files(agent: Agent) -> int:
     return len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))
 
 
+def held(agent: Agent) -> tuple[int, int]:
+    """Sockets in the namespace, files open in the agent: the fewest of some looks, as a self-test has its own."""
+    looks = []
+    for _ in range(10):
+        looks.append((netlink_sockets(), open_files(agent)))
+        time.sleep(0.05)
+    return min(sockets for sockets, _ in looks), min(files for _, files in looks)
+
+
 def test_killed_and_started_again_under_traffic(server: Eye, ledger: Ledger) -> None:
     with Agent(RS1, CONFIG) as agent:
         agent.settle()
         with streams() as found:
-            before, held = server.view(), []
+            before, counts = server.view(), []
             for turn in range(TIMES):
                 agent.stop(signal.SIGKILL)
                 agent.start()
                 assert server.view() == before
                 if turn in (0, TIMES - 1):
                     agent.settle()
-                    held.append((netlink_sockets(), open_files(agent)))
+                    counts.append(held(agent))
             tally = total(found)
         ledger.add(f"agent killed (-9) and started {TIMES} times", None, tally)
         assert clean(tally)
-        assert held[0] == held[1], "sockets in the namespace, files open in the agent"
+        assert counts[0] == counts[1], "sockets in the namespace, files open in the agent"
         assert len(server.ours()) == 2
         assert agent.log().count("nothing to do, in sync") == TIMES
 

@@ -37,10 +37,10 @@ while True:
 ASK = f"""
 import socket, sys
 if sys.argv[1] == "tcp":
-    link = socket.create_connection(("{VIP}", {PORT}), timeout=5)
+    link = socket.create_connection(("{VIP}", {PORT}), timeout=60)
 else:
     link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    link.settimeout(5)
+    link.settimeout(60)
     link.connect(("{VIP}", {PORT}))
     link.send(b"hello")
 print(link.recv(100).decode())

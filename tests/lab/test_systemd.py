@@ -26,9 +26,10 @@ def show(what: str) -> str:
 
 
 def journal(*matches: str) -> list[dict[str, str]]:
-    """What the journal has of the unit."""
+    """What the journal has of the unit since it was last started."""
     run("journalctl", "--sync")
-    lines = run("journalctl", "-o", "json", "--no-pager", f"_SYSTEMD_UNIT={UNIT}.service", *matches).splitlines()
+    mine = f"_SYSTEMD_INVOCATION_ID={show('InvocationID')}"
+    lines = run("journalctl", "-o", "json", "--no-pager", mine, *matches).splitlines()
     return [json.loads(line) for line in lines]
 
 

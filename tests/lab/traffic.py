@@ -26,6 +26,12 @@ _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
 _CHUNK = 1 << 16
 
+# Waiting costs nothing where all is well, and a busy host may let everything stand still for seconds.
+_PATIENCE = 30.0
+# Looks without another answer until what is missing counts as lost: with the last one answered, and without. Looks and
+# not seconds, for while a machine stands still nobody could have answered.
+_LOOK, _LATE, _VERY_LATE = 0.01, 30, 150
+
 
 class Echo:
     """
@@ -131,7 +137,7 @@ class Answer:
     source: str
 
 
-def ask_udp(vip: str, port: int, payload: bytes = b"hello", timeout: float = 5.0) -> Answer:
+def ask_udp(vip: str, port: int, payload: bytes = b"hello", timeout: float = _PATIENCE) -> Answer:
     """One packet to the VIP and its answer."""
     with udp_socket(CLIENT, family_of(vip)) as asking:
         asking.settimeout(timeout)
@@ -142,7 +148,7 @@ def ask_udp(vip: str, port: int, payload: bytes = b"hello", timeout: float = 5.0
     return Answer(seen, server, source[0])
 
 
-def ask_tcp(vip: str, port: int, payload: bytes = b"", timeout: float = 10.0) -> Answer:
+def ask_tcp(vip: str, port: int, payload: bytes = b"", timeout: float = _PATIENCE) -> Answer:
     """One connection to the VIP, with *payload* there and back."""
     with tcp_socket(CLIENT, family_of(vip)) as asking:
         asking.settimeout(timeout)
@@ -161,13 +167,12 @@ def ask_tcp(vip: str, port: int, payload: bytes = b"", timeout: float = 10.0) ->
     return Answer(seen, server, source)
 
 
-def connections_per_second(vip: str, port: int, seconds: float = 1.0) -> float:
-    """How many whole TCP connections, one after the other, fit into a second."""
-    started, done = time.monotonic(), 0
-    while time.monotonic() - started < seconds:
+def connections_per_second(vip: str, port: int, count: int = 20) -> float:
+    """How many whole TCP connections fit into a second, by *count* of them, one after the other."""
+    started = time.monotonic()
+    for _ in range(count):
         ask_tcp(vip, port)
-        done += 1
-    return done / (time.monotonic() - started)
+    return count / (time.monotonic() - started)
 
 
 @dataclass(frozen=True)
@@ -242,10 +247,12 @@ class Stream:
             time.sleep(max(due - time.monotonic(), 0))
 
     def _receive(self) -> None:
-        while not self._closing:
+        while True:  # what is there has come, however late anybody looks
             try:
                 data, source = self._socket.recvfrom(2048)
             except OSError:
+                if self._closing:
+                    return
                 continue
             fate = self._fates[_NUMBER.unpack_from(data)[0]]
             fate.answers += 1
@@ -258,7 +265,7 @@ class Stream:
         """How many have been sent so far."""
         return len(self._fates)
 
-    def wait_answered(self, more: int = 20, timeout: float = 20.0) -> None:
+    def wait_answered(self, more: int = 20, timeout: float = 2 * _PATIENCE) -> None:
         """Return once *more* packets sent from now on have been answered; `TimeoutError` if that never happens."""
         until, first = time.monotonic() + timeout, self.sent
         while sum(1 for fate in self._fates[first:] if fate.answers) < more:
@@ -271,11 +278,11 @@ class Stream:
         if not self._closing:
             self._stopping = True
             self._threads[0].join()
-            until = time.monotonic() + 1.5
-            while self._answered < len(self._fates) and time.monotonic() < until:
-                if self._fates[-1].answers:  # what is later than the last one is very late
-                    until = min(until, time.monotonic() + 0.3)
-                time.sleep(0.01)
+            looks, answered = 0, self._answered
+            while self._answered < len(self._fates) and looks < (_LATE if self._fates[-1].answers else _VERY_LATE):
+                time.sleep(_LOOK)
+                looks = looks + 1 if self._answered == answered else 0
+                answered = self._answered
             self._closing = True
             self._threads[1].join()
             self._socket.close()
