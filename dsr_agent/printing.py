@@ -7,7 +7,7 @@ from typing import Any
 
 from dsr_agent.config import Loaded
 from dsr_agent.service.selftest import Trial
-from dsr_agent.service.span_keeper import DRAIN, HOLD, Asked, moment
+from dsr_agent.service.span_keeper import DRAIN, HOLD, SpanKind, moment
 from dsr_agent.service.status import (
     Findings,
     Status,
@@ -243,7 +243,7 @@ def drained(found: Mapping[str, Any]) -> list[str]:
     return _some(lines)
 
 
-def _until(span: Mapping[str, Any], asked: Asked) -> str:
+def _until(span: Mapping[str, Any], asked: SpanKind) -> str:
     return f"until somebody {asked.ends}" if span["until"] is None else f"until {moment(span['until'])}"
 
 

@@ -22,14 +22,14 @@ from dsr_agent.guard.expressions import (
     rule,
 )
 from dsr_agent.guard.headers import later_fragment
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.sets import ADDRESS, hashed, joined, of_addresses
 from dsr_agent.state.model import Ip
 from dsr_agent.state.table import Chain, FilterSet
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class GuardedVip:
     """
     A VIP as the guard knows it: the *services* to which it is to be reached ("udp/1812"; none means all), and the
     links out of which (none means any of ours).
@@ -48,10 +48,10 @@ class _Kind:
     serves: bool
     bound: bool
 
-    def has(self, target: Target) -> bool:
+    def has(self, target: GuardedVip) -> bool:
         return bool(target.services) == self.serves and bool(target.links) == self.bound
 
-    def used(self, targets: Iterable[Target], version: int) -> bool:
+    def used(self, targets: Iterable[GuardedVip], version: int) -> bool:
         return any(target.ip.version == version and self.has(target) for target in targets)
 
     def key(self, version: int) -> Expression:
@@ -85,7 +85,7 @@ def address_of(element: str) -> str:
     return element[1:-1] if element.startswith('"') else str(json.loads(element)["concat"][-1])
 
 
-def sets(targets: Iterable[Target], own: frozenset[Ip]) -> Iterator[tuple[str, FilterSet]]:
+def sets(targets: Iterable[GuardedVip], own: frozenset[Ip]) -> Iterator[tuple[str, FilterSet]]:
     """The sets that `accepting` and `chains` ask. *own* are this host's addresses."""
     everyone = tuple(targets)
     for version in ADDRESS:
@@ -99,7 +99,7 @@ def sets(targets: Iterable[Target], own: frozenset[Ip]) -> Iterator[tuple[str, F
                 yield f"{kind.name}_services{version}", hashed((ADDRESS[version], "inet_proto", "inet_service"), asked)
 
 
-def accepting(targets: Iterable[Target]) -> Iterator[str]:
+def accepting(targets: Iterable[GuardedVip]) -> Iterator[str]:
     """The rules that let out what is good: one for each version of IP, and more where services or tunnels count."""
     everyone = tuple(targets)
     for kind in _KINDS:
@@ -118,7 +118,7 @@ def accepting(targets: Iterable[Target]) -> Iterator[str]:
             yield rule(OURS, *_sound(version), later_fragment(version), to_vip, ACCEPT)
 
 
-def chains(targets: Iterable[Target]) -> Iterator[tuple[str, Chain]]:
+def chains(targets: Iterable[GuardedVip]) -> Iterator[tuple[str, Chain]]:
     """
     Why it was not let out, in the order of the reasons.
 
@@ -129,16 +129,16 @@ def chains(targets: Iterable[Target]) -> Iterator[tuple[str, Chain]]:
     for version in ADDRESS:
         kinds = [kind for kind in _KINDS if kind is _PLAIN or kind.used(everyone, version)]
         no_vip = [match(kind.key(version), f"@{kind.name}{version}", "!=") for kind in kinds]
-        found.append(rule(*no_vip, *refuse(Reason.INNER_DESTINATION)))
+        found.append(rule(*no_vip, *refuse(RefusalReason.INNER_DESTINATION)))
     for version in ADDRESS:
         source = packet(_IP[version], "saddr")
-        found.append(rule(match(source, f"@own{version}"), *refuse(Reason.INNER_SOURCE)))
-        found += [rule(foreign, *refuse(Reason.INNER_SOURCE)) for foreign in no_clients(version)]
+        found.append(rule(match(source, f"@own{version}"), *refuse(RefusalReason.INNER_SOURCE)))
+        found += [rule(foreign, *refuse(RefusalReason.INNER_SOURCE)) for foreign in no_clients(version)]
     if any(target.services for target in everyone):
-        found.append(rule(match(meta("l4proto"), {"set": ENCAPSULATIONS}), *refuse(Reason.NESTED)))
-        found.append(rule(*refuse(Reason.SERVICE)))
+        found.append(rule(match(meta("l4proto"), {"set": ENCAPSULATIONS}), *refuse(RefusalReason.NESTED)))
+        found.append(rule(*refuse(RefusalReason.SERVICE)))
     else:  # what is left is wrapped once more, or does not say whether it is
-        found.append(rule(*refuse(Reason.NESTED)))
+        found.append(rule(*refuse(RefusalReason.NESTED)))
     yield "inner_refused", Chain(tuple(found))
 
 
@@ -147,7 +147,7 @@ def refused() -> str:
     return rule(OURS, goto("inner_refused"))
 
 
-def _elements(kind: _Kind, version: int, targets: Iterable[Target]) -> FilterSet:
+def _elements(kind: _Kind, version: int, targets: Iterable[GuardedVip]) -> FilterSet:
     if not kind.bound:
         return of_addresses(version, (target.ip for target in targets), counted=True)
     pairs = {joined(link, str(target.ip)) for target in targets for link in target.links}

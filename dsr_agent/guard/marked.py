@@ -31,7 +31,7 @@ from dsr_agent.guard.expressions import (
     rule,
 )
 from dsr_agent.guard.headers import later_fragment
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.sets import ADDRESS, hashed, of_addresses
 from dsr_agent.guard.vrfs import from_here
 from dsr_agent.state.marks import PROBE_MARK
@@ -127,7 +127,7 @@ def forwarding(of: Unwrapped) -> Iterator[str]:
     """A marked packet whose VIP is not here (yet) goes nowhere else: the way back to the balancer would be a loop."""
     for item in dict.fromkeys((entry.dscp, entry.vip) for entry in of.marked):
         dscp, vip = item
-        yield rule(_marked(vip.version, dscp), match(_to(vip.version), str(vip)), *refuse(Reason.FORWARD))
+        yield rule(_marked(vip.version, dscp), match(_to(vip.version), str(vip)), *refuse(RefusalReason.FORWARD))
 
 
 def _unwrapped(of: Unwrapped, *, guarded: bool, vrfs: bool) -> Iterator[str]:
@@ -158,15 +158,15 @@ def _checks(version: int, marked: Iterable[Marked], *, vrfs: bool) -> Iterator[s
     itself = match(source, f"@{_CLIENTS}{version}")
     for here in from_here(vrfs=vrfs):
         yield rule(match(meta("mark"), PROBE_MARK), here, itself, ACCEPT)
-    yield rule(match(source, f"@own{version}"), *refuse(Reason.INNER_SOURCE))
-    yield from (rule(foreign, *refuse(Reason.INNER_SOURCE)) for foreign in inner.no_clients(version))
+    yield rule(match(source, f"@own{version}"), *refuse(RefusalReason.INNER_SOURCE))
+    yield from (rule(foreign, *refuse(RefusalReason.INNER_SOURCE)) for foreign in inner.no_clients(version))
     if any(item.services for item in marked):
         asked = match(concat(_to(version), meta("l4proto"), packet("th", "dport")), f"@marked_services{version}")
         counted = match(_to(version), f"@marked{version}")
         yield rule(asked, counted, ACCEPT)
         yield rule(match(meta("l4proto"), inner.ICMP[version]), counted, ACCEPT)
         yield rule(later_fragment(version), counted, ACCEPT)
-        yield rule(match(_to(version), f"@marked_served{version}"), *refuse(Reason.SERVICE))
+        yield rule(match(_to(version), f"@marked_served{version}"), *refuse(RefusalReason.SERVICE))
     yield rule(match(_to(version), f"@marked{version}"), ACCEPT)
 
 

@@ -25,7 +25,7 @@ from dsr_agent.guard.expressions import (
     rule,
 )
 from dsr_agent.guard.headers import gre_headers, later_fragment, udp_headers
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.sets import ADDRESS, element, hashed, joined, networks_of
 from dsr_agent.state.model import Ip, Network
 from dsr_agent.state.table import Chain, FilterSet, Table
@@ -170,7 +170,7 @@ def refusing(entrances: Entrances) -> Iterator[str]:
     for (local, protocol, _), senders in _of_everybody(entrances).items():
         if protocol not in (GRE, UDP) and senders:
             arrives = (match(meta("l4proto"), protocol), NOT_OURS, _arrives_at(local))
-            yield rule(*arrives, *refuse(Reason.SOURCE))
+            yield rule(*arrives, *refuse(RefusalReason.SOURCE))
 
 
 def _of_everybody(entrances: Entrances) -> dict[tuple[Ip, int, int | None], set[Network]]:
@@ -200,9 +200,9 @@ def chains(entrances: Entrances, shut: Doors = ()) -> Iterator[tuple[str, Chain]
         yield "udp_header", Chain(tuple(_udp(entrances)))
     refused = [rule(known, goto("sender_refused")) for known in asked_for(entrances)]
     refused += [_wrong_header(entrance) for entrance in entrances if _has_header(entrance) and not entrance.senders]
-    yield "outer_refused", Chain((*refused, rule(*refuse(Reason.SOURCE))))
+    yield "outer_refused", Chain((*refused, rule(*refuse(RefusalReason.SOURCE))))
     wrong = [line for entrance in entrances for line in _wrong_headers(entrance)]
-    yield "sender_refused", Chain((*dict.fromkeys(wrong), rule(*refuse(Reason.PROTOCOL))))
+    yield "sender_refused", Chain((*dict.fromkeys(wrong), rule(*refuse(RefusalReason.PROTOCOL))))
 
 
 def asked_for(entrances: Entrances) -> Iterator[Expression]:
@@ -223,7 +223,7 @@ def _gre(everyone: Entrances) -> Iterator[str]:
         if protocol == GRE and senders:  # the short way out for strangers
             lengths = sorted(networks_of(senders), reverse=True)
             known = (_masked(local.version, n, _senders(local.version, n), "!=") for n in lengths)
-            yield rule(_arrives_at(local), *known, *refuse(Reason.SOURCE))
+            yield rule(_arrives_at(local), *known, *refuse(RefusalReason.SOURCE))
     for entrance in entrances:
         # A later fragment has no GRE header to be asked for, and is worth nothing without the first.
         for sender in _sent_by(entrance):
@@ -271,8 +271,8 @@ def _wrong_header(entrance: Entrance) -> str:
     return rule(match(meta("l4proto"), entrance.protocol), at_local, *refuse(_reason(entrance)))
 
 
-def _reason(entrance: Entrance) -> Reason:
-    return Reason.GRE_HEADER if entrance.protocol == GRE else Reason.UDP_HEADER
+def _reason(entrance: Entrance) -> RefusalReason:
+    return RefusalReason.GRE_HEADER if entrance.protocol == GRE else RefusalReason.UDP_HEADER
 
 
 def _sent_by(entrance: Entrance) -> Iterator[tuple[Expression, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class RefusalReason(StrEnum):
     """The first that fits, in this order; also the name of a counter in the table."""
 
     SOURCE = "source"

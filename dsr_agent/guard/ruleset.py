@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 from dsr_agent.guard import inner, marked, outer, selftest, vrfs
 from dsr_agent.guard.expressions import ENCAPSULATIONS, OURS, bits, goto, match, meta, packet, refuse, rule
-from dsr_agent.guard.inner import Target
+from dsr_agent.guard.inner import GuardedVip
 from dsr_agent.guard.outer import Entrance
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.sets import of_addresses
 from dsr_agent.state.marks import LINK_GROUP
 from dsr_agent.state.model import Ip
@@ -46,7 +46,7 @@ class Request:
     """
 
     entrances: tuple[Entrance, ...]
-    vips: tuple[Target, ...] = ()
+    vips: tuple[GuardedVip, ...] = ()
     own: frozenset[Ip] = frozenset()
     mss: Mapping[int, int] = field(default_factory=dict)
     links: frozenset[str] = frozenset()
@@ -77,7 +77,7 @@ def ruleset(request: Request) -> Table:
     chains |= marked.chains(request.unwrapped, guarded=True, vrfs=request.vrfs)
     if request.mss:
         chains["answers"] = Chain(tuple(_answers(request.mss)), "output", _MANGLE)
-    return Table(sets, frozenset([*map(str, Reason), *outer.counters(entrances)]), chains)
+    return Table(sets, frozenset([*map(str, RefusalReason), *outer.counters(entrances)]), chains)
 
 
 def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str]:
@@ -97,8 +97,8 @@ def _entrance(entrances: tuple[Entrance, ...], request: Request) -> Iterator[str
 
 
 def _forward(request: Request) -> Iterator[str]:
-    yield rule(OURS, *refuse(Reason.FORWARD))
-    yield rule(match(meta("oifgroup"), LINK_GROUP), *refuse(Reason.FORWARD))
+    yield rule(OURS, *refuse(RefusalReason.FORWARD))
+    yield rule(match(meta("oifgroup"), LINK_GROUP), *refuse(RefusalReason.FORWARD))
     yield from vrfs.forwarding(request.in_vrfs)
     yield from marked.forwarding(request.unwrapped)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dsr_agent.guard.expressions import ACCEPT, Expression, match, meta, packet, refuse, rule
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 
 _BY_A_VRF = match(meta("iifkind"), "vrf")
 
@@ -33,4 +33,4 @@ def seen_before() -> Iterator[str]:
 def forwarding(links: Iterable[str]) -> Iterator[str]:
     """What came out of a tunnel in a VRF is not forwarded: by then it comes by the VRF's link, and not by ours."""
     for link in sorted(links):
-        yield rule(match(meta("sdifname"), link), *refuse(Reason.FORWARD))
+        yield rule(match(meta("sdifname"), link), *refuse(RefusalReason.FORWARD))

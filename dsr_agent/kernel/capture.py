@@ -18,7 +18,7 @@ from select import select
 
 from dsr_agent.kernel import capture_filter
 from dsr_agent.kernel.capture_filter import LEAVING, NO_CARDS, ROOM, TO_THIS_HOST, Instruction, Sought, attach
-from dsr_agent.kernel.headers import Leaving, Outer, arriving, leaving
+from dsr_agent.kernel.headers import CapturedPacket, Leaving, arriving, leaving
 from dsr_agent.kernel.refusals import explain
 from dsr_agent.state.errors import NotPermitted
 
@@ -34,14 +34,14 @@ _UNFILTERED = 10_000  # more do not fit a buffer as the kernel makes it
 class Captured:
     """All that was seen; *complete* is false if there was more than was looked at."""
 
-    arrived: tuple[Outer, ...] = ()
+    arrived: tuple[CapturedPacket, ...] = ()
     left: tuple[Leaving, ...] = ()
     complete: bool = True
 
 
 @dataclass(slots=True)
 class _Seen:
-    arrived: list[Outer] = field(default_factory=list)
+    arrived: list[CapturedPacket] = field(default_factory=list)
     left: dict[Leaving, None] = field(default_factory=dict)
     looked_at: int = 0
 

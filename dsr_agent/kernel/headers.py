@@ -49,7 +49,7 @@ class Inner:
 
 
 @dataclass(frozen=True, slots=True)
-class Outer:
+class CapturedPacket:
     """
     One packet that reached *link* for this host, by its outer header.
 
@@ -132,7 +132,7 @@ class _Header(NamedTuple):
     code: int
 
 
-def arriving(link: str, data: bytes) -> Outer | None:
+def arriving(link: str, data: bytes) -> CapturedPacket | None:
     """Read the beginning of a packet; None if it is none of IP."""
     head = _ipv4(data) if data and data[0] >> 4 == 4 else _ipv6(data)
     if head is None:
@@ -146,7 +146,7 @@ def arriving(link: str, data: bytes) -> Outer | None:
         elif head.protocol in WRAPPED:
             flags, key, offset = _gre(data, head.start) if head.protocol == GRE else (0, None, head.start)
             inner = _inner(data[offset:]) if offset else None
-    return Outer(
+    return CapturedPacket(
         link,
         head.source,
         head.destination,

@@ -53,7 +53,7 @@ _INVERTED = 2  # FIB_RULE_INVERT
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Route:
     """The route that a packet would take: by *link*, or *refused* with the reason. *mtu* where one was learnt."""
 
     link: str = ""
@@ -118,7 +118,7 @@ class Rule:
         return " ".join(words)
 
 
-def way(channel: Channel, source: Ip | None, destination: Ip, vrf: str = "") -> Way:
+def way(channel: Channel, source: Ip | None, destination: Ip, vrf: str = "") -> Route:
     """How a packet from *source* (None: whichever the kernel would choose) to *destination* would go in *vrf*."""
     family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
     width = destination.max_prefixlen
@@ -132,18 +132,18 @@ def way(channel: Channel, source: Ip | None, destination: Ip, vrf: str = "") -> 
             body += attribute(_RTA_OIF, struct.pack("=I", socket.if_nametoindex(vrf)))
         answer = channel.ask(RTM_GETROUTE, body)
     except OSError as error:
-        return Way(refused=os.strerror(error.errno or 0))
+        return Route(refused=os.strerror(error.errno or 0))
     if answer.type != RTM_NEWROUTE or len(answer.body) < _RTMSG.size:
-        return Way(refused="no answer")
+        return Route(refused="no answer")
     return _way(answer.body)
 
 
-def _way(body: bytes) -> Way:
+def _way(body: bytes) -> Route:
     found = dict(attributes(body, _RTMSG.size))
     kind = _KINDS.get(body[7], f"type {body[7]}")
     metrics = dict(attributes(found.get(_RTA_METRICS, b""), 0))
     gateway = found.get(_RTA_GATEWAY)
-    return Way(
+    return Route(
         link=name_of(number(found[_RTA_OIF])) if _RTA_OIF in found else "",
         gateway=ip_address(gateway) if gateway else None,
         table=number(found[_RTA_TABLE]) if _RTA_TABLE in found else body[4],

@@ -26,7 +26,7 @@ from dsr_agent.kernel.refusals import explain
 from dsr_agent.state.errors import DsrError, NotPermitted
 from dsr_agent.state.local import Towards
 from dsr_agent.state.marks import PROBE_MARK
-from dsr_agent.state.probe import PAYLOAD, Evidence, Seen, Shot, Sight
+from dsr_agent.state.probe import PAYLOAD, Increase, Seen, Shot, Sight
 
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO, _SO_MARK = 8, 49, 50, 36
 _PKTINFO, _PKTINFO6 = struct.Struct("=i4s4s"), struct.Struct("=16si")
@@ -138,11 +138,11 @@ class Prober:
         counted = stats.read(self._channel, [link]).get(link)
         return stats.protocols(self._root), counted.received if counted else stats.Received()
 
-    def _grown(self, before: tuple[Mapping[tuple[str, str], int], stats.Received], link: str) -> Evidence:
+    def _grown(self, before: tuple[Mapping[tuple[str, str], int], stats.Received], link: str) -> Increase:
         host, received = self._counts(link)
         grown = {f"{place[0]}{place[1]}": host.get(place, 0) - before[0].get(place, 0) for place in _TELLING}
         more = received.less(before[1])
-        return Evidence(
+        return Increase(
             {name: count for name, count in grown.items() if count > 0},
             more.packets,
             more.errors + more.dropped,

@@ -35,7 +35,7 @@ from dsr_agent.state.model import (
     Observed,
     Scope,
 )
-from dsr_agent.state.report import Cause, Outcome, Report, Result
+from dsr_agent.state.report import Outcome, PassCause, Report, Result
 from dsr_agent.state.why import Why
 
 # A step can bring to light the next one (a link adopted under its own name, say); more turns than this mean that
@@ -73,7 +73,7 @@ class Rhythm:
 @dataclass(frozen=True, slots=True)
 class _Wake:
     scope: Scope
-    cause: Cause
+    cause: PassCause
     by: Mapping[Key, int]
     lost: bool = False
 
@@ -140,7 +140,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Passes until `stop`: one over everything at once, then whenever there is a reason."""
-        wake: _Wake | None = _Wake(EVERYTHING, Cause.START, {})
+        wake: _Wake | None = _Wake(EVERYTHING, PassCause.START, {})
         self._taken_in_hand = Scope()
         try:
             while wake and not self._stopping:
@@ -158,7 +158,7 @@ class Reconciler:
     # --- one pass --------------------------------------------------------------------------------------------------
 
     async def one_pass(
-        self, scope: Scope, cause: Cause = Cause.DRIFT, by: Mapping[Key, int] | None = None, lost: bool = False
+        self, scope: Scope, cause: PassCause = PassCause.DRIFT, by: Mapping[Key, int] | None = None, lost: bool = False
     ) -> Report:
         """Look, decide, do, look again; publish and return what came of it."""
         started = self._clock.now()
@@ -182,9 +182,9 @@ class Reconciler:
                 break  # trying again at once would meet the same refusal
         finished = self._clock.now()
         repaired = _repaired(outcomes)
-        if cause is Cause.RETRY:
+        if cause is PassCause.RETRY:
             repaired &= self._fights.going_on(finished).keys()  # what was held has been undone before
-        if cause in (Cause.DRIFT, Cause.RETRY):
+        if cause in (PassCause.DRIFT, PassCause.RETRY):
             self._fights.repaired(repaired, finished)
         report = Report(
             scope=scope,
@@ -252,7 +252,7 @@ class Reconciler:
         elsewhere = self._undone - report.scope
         self._undone = elsewhere | (report.scope if undone else Scope())
         if undone:
-            if report.cause is Cause.RETRY or not self._retry.attempts:  # drift meanwhile makes nobody wait longer
+            if report.cause is PassCause.RETRY or not self._retry.attempts:  # drift meanwhile makes nobody wait longer
                 self._retry = self._retry.after(undone=True)
             due = now + self._retry.delay
             self._due["retry"] = min(self._due.get("retry", due), due) if elsewhere else due
@@ -269,10 +269,10 @@ class Reconciler:
             if self._reload:
                 self._reload = False
                 self._taken_in_hand = Scope()
-                return _Wake(EVERYTHING, Cause.RELOAD, {})
+                return _Wake(EVERYTHING, PassCause.RELOAD, {})
             if self._taken_in_hand:
                 scope, self._taken_in_hand = self._taken_in_hand, Scope()
-                return _Wake(scope, Cause.HOLD, {})
+                return _Wake(scope, PassCause.HOLD, {})
             changes = await self._wait(min(*self._due.values(), self._clock.now() + self._rhythm.beat))
             if changes:
                 wake = self._concern(await self._collect(changes))
@@ -282,10 +282,10 @@ class Reconciler:
                 continue
             now = self._clock.now()
             for name, scope, cause in (
-                ("resync", EVERYTHING, Cause.DRIFT),
-                ("retry", self._undone or HOST, Cause.RETRY),
-                ("routes", HOST, Cause.DRIFT),
-                ("poll", HOST, Cause.DRIFT),
+                ("resync", EVERYTHING, PassCause.DRIFT),
+                ("retry", self._undone or HOST, PassCause.RETRY),
+                ("routes", HOST, PassCause.DRIFT),
+                ("poll", HOST, PassCause.DRIFT),
             ):
                 if self._due.get(name, now + 1) <= now:
                     del self._due[name]
@@ -298,7 +298,7 @@ class Reconciler:
             self._due.setdefault("routes", self._clock.now() + cadence.ROUTES_DELAY)
             return None
         scope = scope_of(changes, self._desired, self._ours)
-        return _Wake(scope, Cause.DRIFT, changes.by, changes.lost) if scope else None
+        return _Wake(scope, PassCause.DRIFT, changes.by, changes.lost) if scope else None
 
     async def _collect(self, changes: Changes) -> Changes:
         """Go on collecting until a quiet moment, or until it has taken long enough."""
@@ -376,7 +376,9 @@ async def look(kernel: Kernel, desired: Desired, scope: Scope) -> Observed:
 
 async def apply_once(kernel: Kernel, desired: Desired, clock: Clock) -> Report:
     """One pass over everything, for ``dsr-agent apply``."""
-    return await Reconciler(kernel, desired, clock=clock, publish=lambda report: None).one_pass(EVERYTHING, Cause.START)
+    return await Reconciler(kernel, desired, clock=clock, publish=lambda report: None).one_pass(
+        EVERYTHING, PassCause.START
+    )
 
 
 async def plan_now(kernel: Kernel, desired: Desired) -> tuple[Plan, Observed]:

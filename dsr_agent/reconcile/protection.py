@@ -9,7 +9,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from typing import NamedTuple
 
-from dsr_agent.guard.inner import Target
+from dsr_agent.guard.inner import GuardedVip
 from dsr_agent.guard.marked import Marked, Unwrapped, is_arrivals
 from dsr_agent.guard.outer import Entrance, counted_in, senders_at, tunnel_counted_in
 from dsr_agent.guard.ruleset import Request, ruleset, unguarded
@@ -157,14 +157,14 @@ def _carrying(wanted: Wanted) -> Iterator[tuple[str, Tunnel]]:
     yield from wanted.waiting
 
 
-def _targets(desired: Desired, links: Mapping[str, tuple[str, ...]], *, services: bool) -> Iterator[Target]:
+def _targets(desired: Desired, links: Mapping[str, tuple[str, ...]], *, services: bool) -> Iterator[GuardedVip]:
     """The VIPs; one that is not for all tunnels comes with the links that it is for."""
     every = frozenset(desired.linked)
     for vip in desired.vips.values() if every else ():
         bound = not every.issubset(vip.tunnels)
         names = tuple(name for tunnel in vip.tunnels for name in links.get(tunnel, ())) if bound else ()
         if not bound or names:
-            yield Target(vip.ip, vip.services if services else (), names)
+            yield GuardedVip(vip.ip, vip.services if services else (), names)
 
 
 def _unwrapped(desired: Desired, wanted: Wanted) -> Unwrapped:

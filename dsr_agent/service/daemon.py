@@ -32,7 +32,7 @@ from dsr_agent.service.notify import Notifier
 from dsr_agent.service.probing import SelfTest
 from dsr_agent.service.span_keeper import DRAIN, HOLD, Keepers, SpanKeeper, place
 from dsr_agent.state.errors import ConfigError, DsrError
-from dsr_agent.state.report import Cause, Report
+from dsr_agent.state.report import PassCause, Report
 from dsr_agent.truth.spans import Spans
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ class Daemon:
         for line in self._narrator.tell(report):
             log.log(line.level, line.text, extra=carrying(line.kind, line.fields))
         self._board.add(report)
-        if report.cause is Cause.RELOAD or report.outcomes:
+        if report.cause is PassCause.RELOAD or report.outcomes:
             self._listeners.soon.set()
             self._checks.changed.set()
-        if report.cause in (Cause.START, Cause.RELOAD):
+        if report.cause in (PassCause.START, PassCause.RELOAD):
             self._notifier.ready(self._sentence())
         else:
             self._notifier.status(self._sentence())

@@ -214,8 +214,8 @@ async def _drops(evidence: Evidence, seconds: float, following: asyncio.Event) -
 
 def _asked(channel: Channel, evidence: Evidence) -> Evidence:
     """Which way answers would go: to the clients that were seen, or else to where the self-test said it was from."""
-    ways: dict[Ip, dict[Ip, policy.Way]] = {}
-    ordinary: dict[Ip, policy.Way] = {}
+    ways: dict[Ip, dict[Ip, policy.Route]] = {}
+    ordinary: dict[Ip, policy.Route] = {}
     someone = clients(selftest.taken(evidence.desired, evidence.observed))
     for vip in evidence.vips:
         seen = {packet.inner.source: None for packet in evidence.sent_to.get(vip.ip, ()) if packet.inner}

@@ -11,9 +11,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 from itertools import accumulate
 
-from dsr_agent.service.subjects import Sort, sort_of
+from dsr_agent.service.subjects import SubjectSort, sort_of
 from dsr_agent.state.model import Key
-from dsr_agent.state.report import Cause, Report, Result
+from dsr_agent.state.report import PassCause, Report, Result
 
 # Seconds. A VIP is put back in one or two milliseconds; ten thousand of them take most of a second.
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -43,17 +43,19 @@ class EventCounts:
     """Drift, repairs and passes, counted."""
 
     def __init__(self) -> None:
-        self.drift: dict[Sort, int] = dict.fromkeys(Sort, 0)
-        self.repairs: dict[tuple[Sort, Result], int] = {(sort, result): 0 for sort in Sort for result in Result}
+        self.drift: dict[SubjectSort, int] = dict.fromkeys(SubjectSort, 0)
+        self.repairs: dict[tuple[SubjectSort, Result], int] = {
+            (sort, result): 0 for sort in SubjectSort for result in Result
+        }
         self.repair_seconds = Histogram()
-        self.pass_seconds: dict[Cause, Histogram] = dict.fromkeys(Cause, Histogram())
+        self.pass_seconds: dict[PassCause, Histogram] = dict.fromkeys(PassCause, Histogram())
 
     def add(self, report: Report, known: Container[Key] = ()) -> None:
         """Count *report*. What was *known* to be undone before has drifted once, however often it is looked at."""
         self.pass_seconds[report.cause] = self.pass_seconds[report.cause].plus(report.seconds)
-        if report.cause not in (Cause.DRIFT, Cause.RETRY):
+        if report.cause not in (PassCause.DRIFT, PassCause.RETRY):
             return  # what a new file asks for is neither drift nor repair
-        if report.cause is Cause.DRIFT:
+        if report.cause is PassCause.DRIFT:
             for action in report.plan.actions:
                 if not action.why.is_part and action.key not in known:
                     self.drift[sort_of(action.key, report.desired)] += 1

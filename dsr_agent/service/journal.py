@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import TypeAlias
 
-from dsr_agent.service.subjects import Sort, sort_of, tunnel_of
+from dsr_agent.service.subjects import SubjectSort, sort_of, tunnel_of
 from dsr_agent.state.actions import Action
 from dsr_agent.state.model import AddressKey, Desired, Key
 
@@ -52,7 +52,7 @@ class Kind(StrEnum):
 
 def about(key: Key, desired: Desired) -> Fields:
     """The fields that say what a message is about."""
-    if isinstance(key, AddressKey) and sort_of(key, desired) is Sort.VIP:
+    if isinstance(key, AddressKey) and sort_of(key, desired) is SubjectSort.VIP:
         return (("VIP", str(key.ip)),)
     tunnel = tunnel_of(key, desired)
     return (("TUNNEL", tunnel),) if tunnel else ()

@@ -21,7 +21,7 @@ from dsr_agent.service.journal import Kind, about, carrying
 from dsr_agent.service.narrator import Line
 from dsr_agent.service.overview import Overview
 from dsr_agent.state.model import Desired, Observed, SysctlKey
-from dsr_agent.truth.listeners import Finding, Service, Standings, after, declared, find
+from dsr_agent.truth.listeners import Service, ServiceFinding, Standings, after, declared, find
 
 log = logging.getLogger("dsr_agent")
 
@@ -133,7 +133,7 @@ def _read(table: SocketTable, services: tuple[Service, ...]) -> list[Socket]:
     return table.read(transports, {service.port for service in services}, ipv4=ipv4)
 
 
-def look_once(desired: Desired, observed: Observed) -> dict[Service, Finding]:
+def look_once(desired: Desired, observed: Observed) -> dict[Service, ServiceFinding]:
     """Who listens now; nothing where the kernel does not tell."""
     services = declared(desired.vips)
     if not services:
@@ -148,9 +148,9 @@ def look_once(desired: Desired, observed: Observed) -> dict[Service, Finding]:
 
 def changes(before: Standings, now: Standings, desired: Desired) -> Iterator[Line]:
     """What is to be said about the step from *before* to *now*; of what was fine from the start, nothing."""
-    lost: list[tuple[Service, Finding]] = []
-    back: list[tuple[Service, Finding]] = []
-    doubtful: list[tuple[Service, Finding]] = []
+    lost: list[tuple[Service, ServiceFinding]] = []
+    back: list[tuple[Service, ServiceFinding]] = []
+    doubtful: list[tuple[Service, ServiceFinding]] = []
     for service, standing in now.items():
         known = before.get(service)
         if known is not None and known.up != standing.up:
@@ -165,7 +165,9 @@ def changes(before: Standings, now: Standings, desired: Desired) -> Iterator[Lin
     yield from _told(logging.WARNING, doubtful, "", Kind.WARNED, desired)
 
 
-def _told(level: int, found: list[tuple[Service, Finding]], words: str, kind: Kind, desired: Desired) -> Iterator[Line]:
+def _told(
+    level: int, found: list[tuple[Service, ServiceFinding]], words: str, kind: Kind, desired: Desired
+) -> Iterator[Line]:
     for service, finding in found[:_ONE_BY_ONE]:
         yield Line(level, f"VIP {service.vip.ip}: {service.name}: {words}{finding}", kind, about(service.vip, desired))
     if more := found[_ONE_BY_ONE:]:

@@ -32,7 +32,7 @@ from dsr_agent.state.actions import (
 from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.model import GUARD, Desired, Key
 from dsr_agent.state.port_actions import AddPort, DeletePort
-from dsr_agent.state.report import Cause, Report, Result
+from dsr_agent.state.report import PassCause, Report, Result
 from dsr_agent.state.why import Why
 
 # More of one kind than this in one pass is told as a number.
@@ -76,11 +76,11 @@ class Narrator:
 
     def _done(self, report: Report) -> Iterator[Line]:
         done = [outcome.action for outcome in report.outcomes if outcome.result is Result.DONE]
-        if report.cause in (Cause.START, Cause.RELOAD):
+        if report.cause in (PassCause.START, PassCause.RELOAD):
             count = sum(action.why is not Why.KEPT for action in done)  # taking hold of the guard changes nothing
             steps = f"{count} step{'s' * (count != 1)}" if count else "nothing to do"
             state = "in sync" if report.in_sync else "not in sync"
-            starting = report.cause is Cause.START
+            starting = report.cause is PassCause.START
             what, kind = ("started", Kind.STARTED) if starting else ("read the file again", Kind.RELOADED)
             text = f"{what}: {self._declared()}; {steps}, {state} after {_time(report.seconds)}"
             yield Line(logging.INFO, text, kind, of_actions(done, self._desired))
@@ -88,7 +88,7 @@ class Narrator:
                 text = f"{self._named(adopted.key)}: {adopted.why}"
                 yield Line(logging.INFO, text, Kind.ADOPTED, of_actions([adopted], self._desired))
             return
-        level = logging.WARNING if report.cause is Cause.DRIFT else logging.INFO
+        level = logging.WARNING if report.cause is PassCause.DRIFT else logging.INFO
         # What is fought over has been told; each repair of it is not news.
         visible = [action for action in done if not action.why.is_part and action.key not in self._fights]
         for (_, why), run in groupby(visible, key=lambda action: (type(action), action.why)):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dsr_agent.service.ledger import Probes
 from dsr_agent.service.overview import Overview
 from dsr_agent.service.status import Status, keys_of_tunnel
-from dsr_agent.service.subjects import Sort, sort_of
+from dsr_agent.service.subjects import SubjectSort, sort_of
 from dsr_agent.state.model import GUARD, THIS_HOST, AddressKey, Key, LinkKey, Vip
 from dsr_agent.truth.checks import ByVip
 from dsr_agent.truth.listeners import Standings, services_of
@@ -38,18 +38,23 @@ class About(StrEnum):
     CHECK = "check"
 
 
-class Reason(NamedTuple):
+class NotReady(NamedTuple):
     """Why something is not ready, for machines and for people."""
 
     about: About
     text: str
 
 
-DRAINED = Reason(About.DRAINED, "drained")
-HELD = Reason(About.HELD, "held")
+DRAINED = NotReady(About.DRAINED, "drained")
+HELD = NotReady(About.HELD, "held")
 
 # A VIP needs all that belongs to its tunnels: link, address, sysctls.
-_ABOUT = {Sort.VIP: About.VIP, Sort.DEVICE: About.DEVICE, Sort.GUARD: About.GUARD, Sort.HOST: About.HOST}
+_ABOUT = {
+    SubjectSort.VIP: About.VIP,
+    SubjectSort.DEVICE: About.DEVICE,
+    SubjectSort.GUARD: About.GUARD,
+    SubjectSort.HOST: About.HOST,
+}
 
 
 class Readiness:
@@ -79,9 +84,9 @@ class Readiness:
         self._now = now
         self._status = status
         self._checks = checks
-        self._shared: dict[tuple[str, tuple[str, ...]], list[Reason]] = {}
+        self._shared: dict[tuple[str, tuple[str, ...]], list[NotReady]] = {}
 
-    def everything(self) -> list[Reason]:
+    def everything(self) -> list[NotReady]:
         """
         Why this host is not ready, whatever it is about.
 
@@ -92,12 +97,12 @@ class Readiness:
         fallen = [desired.key_of_ip[ip] for ip in self._probes.fallen.copy() if ip in desired.key_of_ip]
         found += [reason for key in fallen if key.ip not in desired.held for reason in self._of_self_test(key)]
         services = [(each.vip, of.why_not) for each, of in self._services.items() if of.why_not]
-        found += [Reason(About.SERVICE, f"{key}: {why}") for key, why in services if key.ip not in desired.held]
+        found += [NotReady(About.SERVICE, f"{key}: {why}") for key, why in services if key.ip not in desired.held]
         asked = [desired.key_of_ip[ip] for ip in self._checks.copy() if ip in desired.key_of_ip]
         found += [reason for key in asked if key.ip not in desired.held for reason in self._of_checks(key)]
         return self._asked_for() + found
 
-    def _asked_for(self) -> list[Reason]:
+    def _asked_for(self) -> list[NotReady]:
         """Whether somebody wants no VIP of this host to be sent requests."""
         vips, held = self._overview.desired.vips, self._overview.desired.held
         if self._drains.of_host(self._now):
@@ -106,38 +111,38 @@ class Readiness:
             return [HELD] if len(held) == len(vips) else [DRAINED]
         return []
 
-    def of(self, key: AddressKey, vip: Vip) -> list[Reason]:
+    def of(self, key: AddressKey, vip: Vip) -> list[NotReady]:
         """Why this VIP is not ready; empty if it is."""
         found = list(dict.fromkeys(self._lacking(key, vip))) if self._overview.undone else []
         held = [HELD] if key.ip in self._overview.desired.held else []
         if not held and key not in self._overview.observed.addresses and not found:
-            found = [Reason(About.VIP, f"{key}: it is missing")]
+            found = [NotReady(About.VIP, f"{key}: it is missing")]
         drained = [DRAINED] if self._drains and self._drains.of(key.ip, self._now) else []
         seen = [*self._of_self_test(key)] if self._probes.fallen else []
         seen += self._of_services(key, vip) if vip.services else ()
         seen += self._of_checks(key) if self._checks else ()
         return [*held, *drained, *found, *seen]
 
-    def _of_self_test(self, key: AddressKey) -> Iterator[Reason]:
-        return (Reason(About.SELF_TEST, f"{key}: {why}") for why in self._probes.reasons(key.ip))
+    def _of_self_test(self, key: AddressKey) -> Iterator[NotReady]:
+        return (NotReady(About.SELF_TEST, f"{key}: {why}") for why in self._probes.reasons(key.ip))
 
-    def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[Reason]:
+    def _of_services(self, key: AddressKey, vip: Vip) -> Iterator[NotReady]:
         for service in services_of(key, vip):
             if (standing := self._services.get(service)) and not standing.up:
-                yield Reason(About.SERVICE, f"{key}: {standing.why_not}")
+                yield NotReady(About.SERVICE, f"{key}: {standing.why_not}")
 
-    def _of_checks(self, key: AddressKey) -> Iterator[Reason]:
+    def _of_checks(self, key: AddressKey) -> Iterator[NotReady]:
         for name, standing in self._checks.get(key.ip, {}).items():
             if why := standing.why_not(name):
-                yield Reason(About.CHECK, f"{key}: {why}")
+                yield NotReady(About.CHECK, f"{key}: {why}")
 
-    def _undone(self, key: Key, about: About | None = None) -> Iterator[Reason]:
+    def _undone(self, key: Key, about: About | None = None) -> Iterator[NotReady]:
         """What is not as the file says about one thing."""
         if texts := self._overview.undone.get(key):
             about = about or _ABOUT.get(sort_of(key, self._overview.desired), About.TUNNEL)
-            yield from (Reason(about, f"{key}: {text}") for text in texts)
+            yield from (NotReady(about, f"{key}: {text}") for text in texts)
 
-    def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[Reason]:
+    def _lacking(self, key: AddressKey, vip: Vip) -> Iterator[NotReady]:
         """What is not as the file says, of all that this VIP needs."""
         yield from self._undone(key)
         needs = vip.device, vip.tunnels

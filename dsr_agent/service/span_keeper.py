@@ -33,7 +33,7 @@ _LONGEST_SLEEP = 30.0
 _NAMED = 10
 
 
-class Asked(NamedTuple):
+class SpanKind(NamedTuple):
     """What can be asked for VIPs: how a VIP is called then, what ends it, where it is kept, and how it is logged."""
 
     past: str
@@ -43,11 +43,11 @@ class Asked(NamedTuple):
     ended: Kind
 
 
-DRAIN = Asked("drained", "undrains", "drains.json", Kind.DRAINED, Kind.UNDRAINED)
-HOLD = Asked("held", "releases", "holds.json", Kind.HELD, Kind.RELEASED)
+DRAIN = SpanKind("drained", "undrains", "drains.json", Kind.DRAINED, Kind.UNDRAINED)
+HOLD = SpanKind("held", "releases", "holds.json", Kind.HELD, Kind.RELEASED)
 
 
-def place(asked: Asked, environ: Mapping[str, str]) -> Path:
+def place(asked: SpanKind, environ: Mapping[str, str]) -> Path:
     """The file, below the directory that systemd made for the service; of several, the first."""
     directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Path(directory or DEFAULT_DIRECTORY, asked.file)
@@ -71,7 +71,7 @@ def kept(path: Path) -> Spans:
 class SpanKeeper:
     """Keeps what was *asked* in a file at *path*, and hands it to *show* whenever it changes."""
 
-    def __init__(self, asked: Asked, board: Board, path: Path, show: Callable[[Spans], None]) -> None:
+    def __init__(self, asked: SpanKind, board: Board, path: Path, show: Callable[[Spans], None]) -> None:
         self.asked = asked
         self.spans = Spans()
         self._board = board

@@ -25,9 +25,9 @@ from dsr_agent.state.model import (
     TunnelKey,
 )
 from dsr_agent.state.table import ObservedGuard
-from dsr_agent.truth.listeners import Finding, Service, services_of
+from dsr_agent.truth.listeners import Service, ServiceFinding, services_of
 
-Findings: TypeAlias = Mapping[Service, Finding]
+Findings: TypeAlias = Mapping[Service, ServiceFinding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def vip_row(key: AddressKey, now: Status, troubles: dict[Key, list[str]], listen
     }
 
 
-def _service_row(service: Service, found: Finding | None) -> dict[str, Any]:
+def _service_row(service: Service, found: ServiceFinding | None) -> dict[str, Any]:
     return {
         "service": service.name,
         "listening": found.listening if found else None,

@@ -22,7 +22,7 @@ from dsr_agent.state.model import (
 from dsr_agent.state.ports import PortKey
 
 
-class Sort(StrEnum):
+class SubjectSort(StrEnum):
     """The sorts of things that can be other than the file says."""
 
     VIP = "vip"
@@ -35,28 +35,28 @@ class Sort(StrEnum):
     HOST = "host"
 
 
-def sort_of(key: Key, desired: Desired) -> Sort:
+def sort_of(key: Key, desired: Desired) -> SubjectSort:
     """What sort of thing *key* is."""
     if isinstance(key, AddressKey):
-        return Sort.TUNNEL_ADDRESS if key.ip == TUNNEL_ADDRESS else Sort.VIP
+        return SubjectSort.TUNNEL_ADDRESS if key.ip == TUNNEL_ADDRESS else SubjectSort.VIP
     if isinstance(key, TunnelKey | PortKey):
-        return Sort.TUNNEL
+        return SubjectSort.TUNNEL
     if isinstance(key, LinkKey):
-        return Sort.DEVICE if key.name in desired.devices else Sort.TUNNEL
+        return SubjectSort.DEVICE if key.name in desired.devices else SubjectSort.TUNNEL
     if isinstance(key, SysctlKey):
-        return Sort.SYSCTL
+        return SubjectSort.SYSCTL
     if isinstance(key, ModuleKey):
-        return Sort.MODULE
+        return SubjectSort.MODULE
     if isinstance(key, GuardKey):
-        return Sort.GUARD
+        return SubjectSort.GUARD
     assert isinstance(key, HostKey | RoutesKey)
-    return Sort.HOST
+    return SubjectSort.HOST
 
 
 def tunnel_of(key: Key, desired: Desired) -> str | None:
     """The tunnel that *key* belongs to, by the name of its link (an adopted link keeps a name of its own)."""
     name: str | None = None
-    if isinstance(key, TunnelKey | LinkKey) and sort_of(key, desired) is Sort.TUNNEL:
+    if isinstance(key, TunnelKey | LinkKey) and sort_of(key, desired) is SubjectSort.TUNNEL:
         name = key.name
     elif isinstance(key, AddressKey) and key.ip == TUNNEL_ADDRESS:
         name = key.link

@@ -61,7 +61,7 @@ class Seen(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Increase:
     """
     What counted more while a datagram was under way; other packets count there, too.
 
@@ -83,7 +83,7 @@ class Sight:
     came: str = ""
     why: str = ""
     seconds: float = 0.0
-    evidence: Evidence | None = None
+    evidence: Increase | None = None
 
     @property
     def silent(self) -> bool:

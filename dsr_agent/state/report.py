@@ -11,7 +11,7 @@ from dsr_agent.state.errors import DsrError
 from dsr_agent.state.model import Desired, Key, Observed, Scope
 
 
-class Cause(StrEnum):
+class PassCause(StrEnum):
     """Why there was a pass."""
 
     START = "start"
@@ -55,7 +55,7 @@ class Report:
     """
 
     scope: Scope
-    cause: Cause = Cause.DRIFT
+    cause: PassCause = PassCause.DRIFT
     plan: Plan = field(default_factory=Plan)
     outcomes: tuple[Outcome, ...] = ()
     remaining: Plan = field(default_factory=Plan)

@@ -11,7 +11,7 @@ from dsr_agent.state.model import Ip
 from dsr_agent.truth.reach import Reach, Reached
 
 
-class Reason(StrEnum):
+class FailureReason(StrEnum):
     """What is wrong with an answer: the label of a metric, so there are few and they stay."""
 
     TIMEOUT = "timeout"  # there was none in time
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
     *text* says what is wrong, *hint* what to look at.
     """
 
-    reason: Reason | None = None
+    reason: FailureReason | None = None
     text: str = ""
     hint: str = ""
     seconds: float = 0.0
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     @property
     def good(self) -> bool | None:
         """See `reach.Result`."""
-        return None if self.reason is Reason.ERROR else self.reason is None
+        return None if self.reason is FailureReason.ERROR else self.reason is None
 
 
 _NONE = Answer()
@@ -66,7 +66,7 @@ class Checked:
     row: int = 0
     trouble: Answer = _NONE
     unasked: str = ""
-    failures: Mapping[Reason, int] = field(default_factory=dict)
+    failures: Mapping[FailureReason, int] = field(default_factory=dict)
 
     @property
     def up(self) -> bool | None:

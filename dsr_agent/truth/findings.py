@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsr_agent.state.probe import Evidence, Seen, Sight
+from dsr_agent.state.probe import Increase, Seen, Sight
 
 
 def said(sight: Sight) -> str:
@@ -28,7 +28,7 @@ def suspect(sight: Sight) -> str | None:
     }.get(sight.what)
 
 
-def _suspect(evidence: Evidence) -> str:
+def _suspect(evidence: Increase) -> str:
     if "TcpExtIPReversePathFilter" in evidence.host:
         return "reverse_path"
     if evidence.refused:
@@ -51,7 +51,7 @@ _WORDS = {
 }
 
 
-def _where(evidence: Evidence) -> str:
+def _where(evidence: Increase) -> str:
     fault = _suspect(evidence)
     words = _WORDS[fault]
     if fault == "reverse_path" and evidence.reverse_path is not None:

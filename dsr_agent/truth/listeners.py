@@ -39,7 +39,7 @@ class Verdict(StrEnum):
     NOBODY = "nobody"
 
 
-class Finding(NamedTuple):
+class ServiceFinding(NamedTuple):
     """What was seen of one service; *at* are the sockets that were decisive, *vrf* is that of the VIP."""
 
     service: str
@@ -90,7 +90,7 @@ def find(
     sockets: Iterable[Socket],
     links: Mapping[str, str],
     out_of_vrfs: Collection[str] = (),
-) -> dict[Service, Finding]:
+) -> dict[Service, ServiceFinding]:
     """
     What *sockets* mean for each service; *links* says which link carries which tunnel.
 
@@ -111,16 +111,18 @@ def find(
     }
 
 
-def _judge(service: Service, vip: Vip, sockets: list[Socket], links: Mapping[str, str], *, everywhere: bool) -> Finding:
+def _judge(
+    service: Service, vip: Vip, sockets: list[Socket], links: Mapping[str, str], *, everywhere: bool
+) -> ServiceFinding:
     reached = [each for each in sockets if each.takes(vip.ip) and _comes_to(each, vip, links, everywhere=everywhere)]
     # The kernel prefers the socket that says more.
     if bound := [each for each in reached if not each.is_wildcard]:
-        return Finding(service.name, Verdict.BOUND, _texts(bound))
+        return ServiceFinding(service.name, Verdict.BOUND, _texts(bound))
     if reached:
-        return Finding(service.name, Verdict.WILDCARD, _texts(reached))
+        return ServiceFinding(service.name, Verdict.WILDCARD, _texts(reached))
     if sockets:
-        return Finding(service.name, Verdict.ELSEWHERE, _texts(sockets), vip.vrf)
-    return Finding(service.name, Verdict.NOBODY)
+        return ServiceFinding(service.name, Verdict.ELSEWHERE, _texts(sockets), vip.vrf)
+    return ServiceFinding(service.name, Verdict.NOBODY)
 
 
 def _comes_to(each: Socket, vip: Vip, links: Mapping[str, str], *, everywhere: bool) -> bool:
@@ -157,7 +159,7 @@ class Standing(NamedTuple):
     *against* counts the looks in a row that contradict *up*.
     """
 
-    finding: Finding
+    finding: ServiceFinding
     up: bool
     against: int = 0
 
@@ -174,7 +176,7 @@ class Standing(NamedTuple):
         seen = "listened to again, to be seen once more" if self.finding.listening else str(self.finding)
         return f"{self.finding.service}: {seen}"
 
-    def after(self, finding: Finding, rise: int, fall: int) -> Standing:
+    def after(self, finding: ServiceFinding, rise: int, fall: int) -> Standing:
         """This after one more look."""
         if finding.listening == self.up:
             return Standing(finding, self.up)
@@ -187,7 +189,7 @@ class Standing(NamedTuple):
 Standings = Mapping[Service, Standing]
 
 
-def after(before: Standings, found: Mapping[Service, Finding], rise: int, fall: int) -> dict[Service, Standing]:
+def after(before: Standings, found: Mapping[Service, ServiceFinding], rise: int, fall: int) -> dict[Service, Standing]:
     """How all stand after one more look; what was never seen before is as it is seen."""
     return {
         service: before[service].after(finding, rise, fall)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 
-class Result(Protocol):
+class Attempt(Protocol):
     """What one try came to: a packet of the self-test, a question to an application."""
 
     @property
@@ -15,7 +15,7 @@ class Result(Protocol):
         """Whether it speaks for or against; None if it says nothing."""
 
 
-R = TypeVar("R", bound=Result)
+R = TypeVar("R", bound=Attempt)
 
 
 class Reached(Enum):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
-from dsr_agent.guard.inner import Target
+from dsr_agent.guard.inner import GuardedVip
 from dsr_agent.guard.marked import Marked, Unwrapped
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request, unguarded
@@ -49,7 +49,7 @@ def ruleset(wanted: Wanted) -> str:
         Entrance("dsr0", local, n, senders, wanted.key, wanted.checksum, wanted.port, wanted.direct)
         for n in wanted.protocols
     )
-    vips = tuple(Target(ip_address(vip)) for vip in wanted.vips) if entrances else ()
+    vips = tuple(GuardedVip(ip_address(vip)) for vip in wanted.vips) if entrances else ()
     own = frozenset(map(ip_address, wanted.own))
     table = rules_for(Request(entrances, vips, own, unwrapped=_unwrapped(wanted)))
     if not wanted.counters:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dsr_agent.reconcile.loop import Rhythm, apply_once, plan_now
 from dsr_agent.state.actions import AddAddress
 from dsr_agent.state.model import AddressKey, Desired, Ip, Scope
-from dsr_agent.state.report import Cause
+from dsr_agent.state.report import PassCause
 from tests.fake.clock import FakeClock
 from tests.fake.kernel import FakeKernel
 from tests.fake.machine import Machine
@@ -48,7 +48,7 @@ async def test_a_release_puts_it_back_at_once_by_one_request() -> None:
         await held(story)
         assert sorted_lines(story.host) == sorted_lines(IN_SYNC)
         (report,) = story.passes()
-        assert (report.cause, report.scope) == (Cause.HOLD, Scope(host=True, addresses=frozenset({_key(ONE)})))
+        assert (report.cause, report.scope) == (PassCause.HOLD, Scope(host=True, addresses=frozenset({_key(ONE)})))
         assert [str(outcome.action) for outcome in report.outcomes] == ["add 192.0.2.10/32 on lo"]
         (line,) = story.log()
         assert line.startswith("INFO VIP 192.0.2.10/32 on lo: it is missing; put back in ")
@@ -93,7 +93,7 @@ async def test_what_is_held_from_the_start_is_never_put_there() -> None:
     story.reconciler.hold(frozenset({ONE}))
     async with story:
         assert "192.0.2.10/32" not in story.host
-        assert Cause.HOLD not in [report.cause for report in story.passes()]
+        assert PassCause.HOLD not in [report.cause for report in story.passes()]
 
 
 async def test_what_somebody_fights_over_is_put_back_at_once_when_it_is_released() -> None:
@@ -136,8 +136,8 @@ async def test_a_hold_while_it_is_being_repaired_is_for_the_next_pass_which_come
         story.kernel.before_next(AddAddress, lambda: story.reconciler.hold(frozenset({ONE})))
         await story.hears(DELETED)
         assert [(report.cause, report.desired.held) for report in story.passes()] == [
-            (Cause.DRIFT, frozenset()),
-            (Cause.HOLD, frozenset({ONE})),
+            (PassCause.DRIFT, frozenset()),
+            (PassCause.HOLD, frozenset({ONE})),
         ]
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from dsr_agent.reconcile.loop import Rhythm
 from dsr_agent.state.actions import AddAddress
-from dsr_agent.state.report import Cause
+from dsr_agent.state.report import PassCause
 from tests.fake.story import FILE, Story, desired
 
 OTHER = FILE.replace("192.0.2.10", "192.0.2.99")
@@ -20,7 +20,7 @@ async def test_drift_and_a_new_file_at_once_are_one_pass_over_everything() -> No
 
         first = story.passes()[0]
 
-        assert first.cause is Cause.RELOAD
+        assert first.cause is PassCause.RELOAD
         assert first.desired == desired(OTHER)
         assert "192.0.2.99/32 ours" in str(story.kernel)
         assert "2001:db8::10/128 ours" in str(story.kernel)
@@ -37,8 +37,8 @@ async def test_a_pass_ends_by_the_file_that_it_began_with() -> None:
         repair, reload = story.passes()[:2]
 
         assert [str(outcome.action) for outcome in repair.outcomes] == ["add 192.0.2.10/32 on lo"]
-        assert (repair.cause, repair.desired, repair.in_sync) == (Cause.DRIFT, desired(FILE), True)
-        assert (reload.cause, reload.desired, reload.in_sync) == (Cause.RELOAD, desired(OTHER), True)
+        assert (repair.cause, repair.desired, repair.in_sync) == (PassCause.DRIFT, desired(FILE), True)
+        assert (reload.cause, reload.desired, reload.in_sync) == (PassCause.RELOAD, desired(OTHER), True)
 
 
 async def test_the_loop_turns_though_nothing_happens() -> None:

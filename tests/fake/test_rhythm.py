@@ -9,7 +9,7 @@ from dsr_agent.reconcile.loop import Rhythm
 from dsr_agent.state.actions import AddAddress, AddLink
 from dsr_agent.state.errors import Transient
 from dsr_agent.state.model import EVERYTHING, HOST
-from dsr_agent.state.report import Cause, Result
+from dsr_agent.state.report import PassCause, Result
 from tests.fake.story import FILE, IN_SYNC, Story, sorted_lines
 from tests.fake.story import HOST as BARE
 
@@ -276,7 +276,7 @@ async def test_a_vip_that_fails_is_tried_again_soon_although_other_passes_come_b
         await story.seconds(0.3)
 
         assert sorted_lines(story.host) == sorted_lines(IN_SYNC)
-        assert [report.cause for report in story.reports if report.outcomes] == [Cause.START, Cause.RETRY]
+        assert [report.cause for report in story.reports if report.outcomes] == [PassCause.START, PassCause.RETRY]
 
 
 async def test_a_vip_is_retried_although_a_tunnel_never_can_be() -> None:

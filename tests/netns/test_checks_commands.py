@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dsr_agent.truth.checks import Reason
+from dsr_agent.truth.checks import FailureReason
 from tests.netns.applications import (
     addressed,
     asked,
@@ -36,15 +36,15 @@ def script(folder: Path, text: str) -> list[str]:
         ("assert sys.argv[1:] == ['192.0.2.10', 'udp/53']", None, ""),
         ("assert os.environ['DSR_VIP'] == '192.0.2.10' and os.environ['DSR_SERVICE'] == 'udp/53'", None, ""),
         ("assert 'DSR_AGENT_X' not in os.environ", None, ""),
-        ("print(); print('  no zone  '); print('more'); sys.exit(1)", Reason.COMMAND, "no zone"),
-        ("print('on stderr', file=sys.stderr); sys.exit(9)", Reason.COMMAND, "on stderr"),
-        ("print('a\\x1b[2Jb' + 'c' * 1000); sys.exit(1)", Reason.COMMAND, "a\\x1b[2Jb" + "c" * 194),
-        ("sys.exit(3)", Reason.COMMAND, "ask.py ended with exit code 3"),
-        ("os.kill(os.getpid(), 15)", Reason.COMMAND, "ask.py was killed by signal 15"),
+        ("print(); print('  no zone  '); print('more'); sys.exit(1)", FailureReason.COMMAND, "no zone"),
+        ("print('on stderr', file=sys.stderr); sys.exit(9)", FailureReason.COMMAND, "on stderr"),
+        ("print('a\\x1b[2Jb' + 'c' * 1000); sys.exit(1)", FailureReason.COMMAND, "a\\x1b[2Jb" + "c" * 194),
+        ("sys.exit(3)", FailureReason.COMMAND, "ask.py ended with exit code 3"),
+        ("os.kill(os.getpid(), 15)", FailureReason.COMMAND, "ask.py was killed by signal 15"),
         ("print('x' * 10_000_000); sys.exit(0)", None, ""),
     ],
 )
-async def test_a_command(tmp_path: Path, monkeypatch: Any, text: str, reason: Reason | None, said: str) -> None:
+async def test_a_command(tmp_path: Path, monkeypatch: Any, text: str, reason: FailureReason | None, said: str) -> None:
     monkeypatch.setenv("DSR_AGENT_X", "secret")
     found = await asked("command", command=script(tmp_path, text), service="udp/53")
     assert found.reason is reason, found.text
@@ -63,7 +63,7 @@ async def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) 
         assert await asyncio.to_thread(os.read, reader, 1) == b""
     finally:
         os.close(reader)
-    assert (found.reason, found.text) == (Reason.TIMEOUT, f"{tmp_path}/ask.py did not end within 2 s")
+    assert (found.reason, found.text) == (FailureReason.TIMEOUT, f"{tmp_path}/ask.py did not end within 2 s")
 
 
 async def test_a_command_that_ends_leaves_no_children(tmp_path: Path) -> None:
@@ -81,4 +81,7 @@ async def test_a_command_that_ends_leaves_no_children(tmp_path: Path) -> None:
 
 async def test_a_command_that_is_not_there_says_nothing_about_the_vip() -> None:
     found = await asked("command", command=["/no/such/program"])
-    assert (found.reason, found.text) == (Reason.ERROR, "/no/such/program cannot be started: No such file or directory")
+    assert (found.reason, found.text) == (
+        FailureReason.ERROR,
+        "/no/such/program cannot be started: No such file or directory",
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsr_agent.truth.checks import Reason
+from dsr_agent.truth.checks import FailureReason
 from tests.netns.applications import (
     HASTY,
     OWN,
@@ -36,7 +36,7 @@ async def test_radius_that_answers() -> None:
         assert (await asked("radius")).reason is None
         assert (await asked("radius", **USER)).reason is None
         rejected = await asked("radius", **{**USER, "password": "wrong"})
-        assert (rejected.reason, rejected.text) == (Reason.REJECTED, "rejects user joe, expected was accept")
+        assert (rejected.reason, rejected.text) == (FailureReason.REJECTED, "rejects user joe, expected was accept")
         assert (await asked("radius", **{**USER, "password": "wrong", "expect": "reject"})).reason is None
     assert set(server.peers) == {OWN}, "it is asked from the host's own address"
 
@@ -44,28 +44,28 @@ async def test_radius_that_answers() -> None:
 async def test_radius_that_listens_on_every_address_answers_from_a_wrong_one() -> None:
     async with radius(good, "0.0.0.0"):
         found = await asked("radius")
-    assert (found.reason, found.text) == (Reason.WRONG_SOURCE, f"answers from {OWN} instead of the VIP")
+    assert (found.reason, found.text) == (FailureReason.WRONG_SOURCE, f"answers from {OWN} instead of the VIP")
 
 
 async def test_why_it_is_not_asked_from_the_vip() -> None:
     """The fault would not be seen: the kernel answers from where it was asked."""
     async with radius(good, "0.0.0.0"):
         assert (await asked("radius", source=VIP)).reason is None
-        assert (await asked("radius", source="127.0.0.1")).reason is Reason.WRONG_SOURCE
+        assert (await asked("radius", source="127.0.0.1")).reason is FailureReason.WRONG_SOURCE
 
 
 async def test_radius_over_ipv6() -> None:
     async with radius(good, VIP6):
         assert (await asked("radius", VIP6, OWN6)).reason is None
     async with radius(good, "::"):
-        assert (await asked("radius", VIP6, OWN6)).reason is Reason.WRONG_SOURCE
-    assert (await asked("radius", VIP6, OWN6)).reason is Reason.REFUSED
+        assert (await asked("radius", VIP6, OWN6)).reason is FailureReason.WRONG_SOURCE
+    assert (await asked("radius", VIP6, OWN6)).reason is FailureReason.REFUSED
 
 
 async def test_radius_that_is_silent() -> None:
     async with radius(lambda data: []):
         found = await asked("radius", timeout=HASTY)
-    assert (found.reason, found.text) == (Reason.TIMEOUT, f"no answer from {VIP}:{PORT} within 0.3 s")
+    assert (found.reason, found.text) == (FailureReason.TIMEOUT, f"no answer from {VIP}:{PORT} within 0.3 s")
     assert f"does not know {OWN} as a client" in found.hint
 
 
@@ -81,7 +81,7 @@ async def test_radius_that_is_silent() -> None:
 async def test_radius_that_answers_nonsense(answer: Callable[[bytes], list[bytes]], text: str) -> None:
     async with radius(answer):
         found = await asked("radius", timeout=HASTY)
-    assert found.reason is Reason.BAD_ANSWER
+    assert found.reason is FailureReason.BAD_ANSWER
     assert text in found.text
 
 
@@ -89,22 +89,22 @@ async def test_nonsense_before_the_answer_is_left_aside_and_too_much_of_it_ends_
     async with radius(lambda data: [b"garbage", *good(data)]):
         assert (await asked("radius")).reason is None
     async with radius(lambda data: [b"garbage"] * 200):
-        assert (await asked("radius")).reason is Reason.BAD_ANSWER
+        assert (await asked("radius")).reason is FailureReason.BAD_ANSWER
 
 
 async def test_nobody_there_is_heard_at_once() -> None:
-    assert (await asked("radius")).reason is Reason.REFUSED
+    assert (await asked("radius")).reason is FailureReason.REFUSED
 
 
 @pytest.mark.parametrize(("protocol", "service"), [("radius", "udp/1812"), ("tacacs", "tcp/49"), ("http", "tcp/80")])
 async def test_from_an_address_of_the_other_version_of_ip_nobody_can_be_asked(protocol: str, service: str) -> None:
-    assert (await asked(protocol, source="2001:db8:1::1", service=service)).reason is Reason.ERROR
+    assert (await asked(protocol, source="2001:db8:1::1", service=service)).reason is FailureReason.ERROR
 
 
 async def test_what_cannot_be_asked(tmp_path: Path) -> None:
     """It says nothing about the application, and shows nothing."""
     for keys in ({"source": "203.0.113.1"}, {"secret": None, "secret_file": str(tmp_path / "none")}):
         found = await asked("radius", **keys)
-        assert found.reason is Reason.ERROR
+        assert found.reason is FailureReason.ERROR
         assert found.good is None
         assert SECRET not in found.text

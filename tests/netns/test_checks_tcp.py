@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dsr_agent.truth.checks import Reason
+from dsr_agent.truth.checks import FailureReason
 from tests.netns.applications import (
     HASTY,
     OWN,
@@ -80,12 +80,12 @@ async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def test_tcp() -> None:
     async with tcp(hangs):
         assert (await asked("tcp")).reason is None
-    assert (await asked("tcp")).reason is Reason.REFUSED
+    assert (await asked("tcp")).reason is FailureReason.REFUSED
     async with tcp(hangs, "0.0.0.0"):
         assert (await asked("tcp")).reason is None
     sh(f"ip addr del {OWN}/24 dev nic")
     found = await asked("tcp")
-    assert found.reason is Reason.ERROR
+    assert found.reason is FailureReason.ERROR
     assert f"cannot be reached from {OWN}" in found.text
 
 
@@ -98,7 +98,7 @@ async def test_tcp_where_connections_are_not_taken() -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex((VIP, PORT))
-        assert (await asked("tcp", timeout=HASTY)).reason is Reason.TIMEOUT
+        assert (await asked("tcp", timeout=HASTY)).reason is FailureReason.TIMEOUT
 
 
 async def test_tacacs_that_answers() -> None:
@@ -119,24 +119,24 @@ async def test_tacacs_that_answers() -> None:
         assert (await asked("tacacs", secret=SECRET)).reason is None
         assert (await asked("tacacs")).reason is None
         status = 7
-        assert (await asked("tacacs", secret=SECRET)).reason is Reason.REJECTED
+        assert (await asked("tacacs", secret=SECRET)).reason is FailureReason.REJECTED
 
 
 @pytest.mark.parametrize(
     ("serve", "reason"),
     [
-        (hangs, Reason.TIMEOUT),
-        (resets, Reason.BAD_ANSWER),
-        (says(b""), Reason.BAD_ANSWER),
-        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Reason.BAD_ANSWER),
-        (says(b"\xc0\x01\x02\x00" + b"\xff" * 8), Reason.BAD_ANSWER),
-        (says(b"\xc0\x01\x02\x00" + bytes(8)), Reason.BAD_ANSWER),
+        (hangs, FailureReason.TIMEOUT),
+        (resets, FailureReason.BAD_ANSWER),
+        (says(b""), FailureReason.BAD_ANSWER),
+        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), FailureReason.BAD_ANSWER),
+        (says(b"\xc0\x01\x02\x00" + b"\xff" * 8), FailureReason.BAD_ANSWER),
+        (says(b"\xc0\x01\x02\x00" + bytes(8)), FailureReason.BAD_ANSWER),
     ],
     ids=["hangs", "resets", "closes", "another protocol", "a huge length", "nothing inside"],
 )
-async def test_tacacs_that_does_not_answer(serve: Any, reason: Reason) -> None:
+async def test_tacacs_that_does_not_answer(serve: Any, reason: FailureReason) -> None:
     async with tcp(serve):
-        timeout = HASTY if reason is Reason.TIMEOUT else PATIENT
+        timeout = HASTY if reason is FailureReason.TIMEOUT else PATIENT
         assert (await asked("tacacs", secret=SECRET, timeout=timeout)).reason is reason
 
 
@@ -145,18 +145,18 @@ async def test_tacacs_that_does_not_answer(serve: Any, reason: Reason) -> None:
     [
         (says(b"HTTP/1.1 200 OK\r\n\r\nhello"), {}, None),
         (says(b"HTTP/1.0 302\r\n\r\n"), {}, None),
-        (says(b"HTTP/1.1 500 Oh dear\r\n\r\n"), {}, Reason.STATUS),
+        (says(b"HTTP/1.1 500 Oh dear\r\n\r\n"), {}, FailureReason.STATUS),
         (says(b"HTTP/1.1 500 Oh dear\r\n\r\n"), {"status": [200, "500-501"]}, None),
-        (says(b"HTTP/1.1 200 OK\r\n\r\n"), {"status": 204}, Reason.STATUS),
-        (says(b"SSH-2.0-OpenSSH\r\n"), {}, Reason.BAD_ANSWER),
-        (says(b"x" * 100_000), {}, Reason.BAD_ANSWER),
-        (says(b""), {}, Reason.BAD_ANSWER),
-        (resets, {}, Reason.BAD_ANSWER),
-        (hangs, {"timeout": HASTY}, Reason.TIMEOUT),
+        (says(b"HTTP/1.1 200 OK\r\n\r\n"), {"status": 204}, FailureReason.STATUS),
+        (says(b"SSH-2.0-OpenSSH\r\n"), {}, FailureReason.BAD_ANSWER),
+        (says(b"x" * 100_000), {}, FailureReason.BAD_ANSWER),
+        (says(b""), {}, FailureReason.BAD_ANSWER),
+        (resets, {}, FailureReason.BAD_ANSWER),
+        (hangs, {"timeout": HASTY}, FailureReason.TIMEOUT),
     ],
     ids=["200", "302", "500", "500 is fine", "204 is wanted", "SSH", "endless", "closes", "resets", "hangs"],
 )
-async def test_http(serve: Any, keys: dict[str, Any], reason: Reason | None) -> None:
+async def test_http(serve: Any, keys: dict[str, Any], reason: FailureReason | None) -> None:
     async with tcp(serve):
         assert (await asked("http", **keys)).reason is reason
 
@@ -182,10 +182,10 @@ async def test_https(certificate: Path) -> None:
         assert (await asked("https", verify=False)).reason is None
         for keys in (trusted, {}, {"host": "www.example.com"}):
             found = await asked("https", **keys)
-            assert found.reason is Reason.TLS
+            assert found.reason is FailureReason.TLS
             assert "certificate" in found.text
-        assert (await asked("https", ca="/nowhere")).reason is Reason.ERROR
+        assert (await asked("https", ca="/nowhere")).reason is FailureReason.ERROR
     async with tcp(says(b"HTTP/1.1 200 OK\r\n\r\n")):
-        assert (await asked("https", verify=False)).reason is Reason.TLS
+        assert (await asked("https", verify=False)).reason is FailureReason.TLS
     async with tcp(hangs):
-        assert (await asked("https", verify=False, timeout=HASTY)).reason is Reason.TIMEOUT
+        assert (await asked("https", verify=False, timeout=HASTY)).reason is FailureReason.TIMEOUT

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dsr_agent.guard.inner import Target
+from dsr_agent.guard.inner import GuardedVip
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request, ruleset
 from dsr_agent.guard.transaction import commands, removal
@@ -37,10 +37,10 @@ REQUEST = Request(
         Entrance("open", LOCALS[1], GRE, ()),
     ),
     vips=(
-        Target(ip_address("192.0.2.10")),
-        Target(ip_address("192.0.2.11"), (), ("dsr-gre", "dsr-gre.new")),
-        Target(ip_address("2001:db8::10"), ("udp/1812",)),
-        Target(ip_address("2001:db8::11"), ("udp/1812",), ("dsr-gre",)),
+        GuardedVip(ip_address("192.0.2.10")),
+        GuardedVip(ip_address("192.0.2.11"), (), ("dsr-gre", "dsr-gre.new")),
+        GuardedVip(ip_address("2001:db8::10"), ("udp/1812",)),
+        GuardedVip(ip_address("2001:db8::11"), ("udp/1812",), ("dsr-gre",)),
     ),
     own=frozenset({LOCALS[0], ip_address("fe80::1")}),
     mss={4: 1400, 6: 1380},
@@ -179,9 +179,9 @@ def test_tunnels_may_be_called_what_links_may_be_called(
 
 def test_thousands_of_vips(nftables: Nftables) -> None:
     """In one transaction, and one more and one less are one more."""
-    wanted = {Target(ip_address("10.64.0.0") + number) for number in range(5000)}
+    wanted = {GuardedVip(ip_address("10.64.0.0") + number) for number in range(5000)}
     write(nftables, ruleset(Request((), tuple(wanted))))
-    wanted ^= {Target(ip_address("10.64.0.7")), Target(ip_address("192.0.2.99"))}
+    wanted ^= {GuardedVip(ip_address("10.64.0.7")), GuardedVip(ip_address("192.0.2.99"))}
 
     write(nftables, ruleset(Request((), tuple(wanted))))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsr_agent.truth.checks import Answer, Checked, Reason
+from dsr_agent.truth.checks import Answer, Checked, FailureReason
 from dsr_agent.truth.reach import Reach, Reached
 
 GOOD = Answer(seconds=0.25)
-SILENT = Answer(Reason.TIMEOUT, "no answer from 192.0.2.10:1812 within 2 s", "it hangs")
-UNASKED = Answer(Reason.ERROR, "secret_file /s cannot be read by the agent: Permission denied")
+SILENT = Answer(FailureReason.TIMEOUT, "no answer from 192.0.2.10:1812 within 2 s", "it hangs")
+UNASKED = Answer(FailureReason.ERROR, "secret_file /s cannot be read by the agent: Permission denied")
 
 
 def after(*answers: Answer, fall: int = 3, rise: int = 2) -> Checked:
@@ -64,9 +64,9 @@ def test_what_could_not_be_asked_says_nothing_about_the_vip() -> None:
 
 
 def test_failures_are_counted_by_reason_for_ever() -> None:
-    now = after(SILENT, GOOD, UNASKED, SILENT, Answer(Reason.TLS, "x"))
+    now = after(SILENT, GOOD, UNASKED, SILENT, Answer(FailureReason.TLS, "x"))
 
-    assert now.failures == {Reason.TIMEOUT: 2, Reason.ERROR: 1, Reason.TLS: 1}
+    assert now.failures == {FailureReason.TIMEOUT: 2, FailureReason.ERROR: 1, FailureReason.TLS: 1}
 
 
 def test_how_long_it_took_is_told_of_good_answers_only() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dsr_agent.kernel.netlink import Message
 from dsr_agent.kernel.sockets import Socket, parse
 from dsr_agent.state.model import Vip
-from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict, after, declared, find
+from dsr_agent.truth.listeners import Service, ServiceFinding, Standing, Verdict, after, declared, find
 
 V4, V6 = "192.0.2.10", "2001:db8::10"
 BOUND, WILDCARD, ELSEWHERE, NOBODY = Verdict.BOUND, Verdict.WILDCARD, Verdict.ELSEWHERE, Verdict.NOBODY
@@ -30,7 +30,7 @@ def sockets(text: str) -> list[Socket]:
     return found
 
 
-def judged(vip: str, service: str, held: str, tunnels: tuple[str, ...] = ("t",)) -> Finding:
+def judged(vip: str, service: str, held: str, tunnels: tuple[str, ...] = ("t",)) -> ServiceFinding:
     """What is found of one service of one VIP, the tunnel t being carried by the link dsr-t."""
     declares = Vip(ip_address(vip), vip, tunnels=tunnels, services=(service,))
     vips = {declares.key: declares}
@@ -139,7 +139,7 @@ def test_a_hundred_places_are_not_all_named() -> None:
 # --- from look to look ------------------------------------------------------------------------------------------------
 
 SERVICE = Service(Vip(ip_address(V4), V4).key, "tcp/49")
-SEEN = {True: Finding("tcp/49", BOUND), False: Finding("tcp/49", NOBODY)}
+SEEN = {True: ServiceFinding("tcp/49", BOUND), False: ServiceFinding("tcp/49", NOBODY)}
 
 
 def standing(looks: str, rise: int, fall: int) -> Standing:

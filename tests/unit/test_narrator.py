@@ -37,7 +37,7 @@ from dsr_agent.state.model import (
     Sysctl,
     TunnelKey,
 )
-from dsr_agent.state.report import Cause, Outcome, Report, Result
+from dsr_agent.state.report import Outcome, PassCause, Report, Result
 from dsr_agent.state.why import Why
 from tests.fake.story import FILE, desired
 from tests.fake.words import address_of, link_of
@@ -60,7 +60,7 @@ def failed(action: Action, error: DsrError = NO_MODULE) -> Outcome:
 def report(
     *outcomes: Outcome,
     scope: Scope = EVERYTHING,
-    cause: Cause = Cause.DRIFT,
+    cause: PassCause = PassCause.DRIFT,
     problems: tuple[Problem, ...] = (),
     by: Mapping[Key, str] | None = None,
     fights: Mapping[Key, int] | None = None,
@@ -97,14 +97,16 @@ class Listener:
 
 def test_a_start_is_one_line() -> None:
     """However many steps it took."""
-    told = Listener().hears(report(*done(AddAddress(VIP, Why.MISSING), AddLink(LINK, Why.MISSING)), cause=Cause.START))
+    told = Listener().hears(
+        report(*done(AddAddress(VIP, Why.MISSING), AddLink(LINK, Why.MISSING)), cause=PassCause.START)
+    )
 
     assert told == ["INFO started: 1 tunnel, 2 VIPs; 2 steps, in sync after 12.3 ms"]
 
 
 def test_a_reload_is_one_line() -> None:
     """Seconds are said as seconds."""
-    told = Listener().hears(report(cause=Cause.RELOAD, seconds=1.26))
+    told = Listener().hears(report(cause=PassCause.RELOAD, seconds=1.26))
 
     assert told == ["INFO read the file again: 1 tunnel, 2 VIPs; nothing to do, in sync after 1.3 s"]
 
@@ -112,7 +114,7 @@ def test_a_reload_is_one_line() -> None:
 def test_what_was_adopted_is_said_one_by_one() -> None:
     """Somebody made it by hand, and will want to know."""
     steps = done(ReplaceAddress(VIP, Why.ADOPTED), MarkLink("tun0", 1, "x", Why.ADOPTED))
-    told = Listener().hears(report(*steps, cause=Cause.START))
+    told = Listener().hears(report(*steps, cause=PassCause.START))
 
     assert told == [
         "INFO started: 1 tunnel, 2 VIPs; 2 steps, in sync after 12.3 ms",
@@ -123,7 +125,7 @@ def test_what_was_adopted_is_said_one_by_one() -> None:
 
 def test_a_start_that_fails_says_so_and_why() -> None:
     """The line about the whole, and one about each trouble."""
-    told = Listener().hears(report(failed(AddLink(LINK, Why.MISSING)), cause=Cause.START))
+    told = Listener().hears(report(failed(AddLink(LINK, Why.MISSING)), cause=PassCause.START))
 
     assert told == [
         "INFO started: 1 tunnel, 2 VIPs; nothing to do, not in sync after 12.3 ms",
@@ -171,7 +173,7 @@ def test_five_of_a_kind_are_told_one_by_one() -> None:
 
 def test_a_retry_that_works_is_no_warning() -> None:
     """Nobody undid anything."""
-    told = Listener().hears(report(*done(RenameLink("x", "dsr-ipip", Why.MISNAMED)), cause=Cause.RETRY))
+    told = Listener().hears(report(*done(RenameLink("x", "dsr-ipip", Why.MISNAMED)), cause=PassCause.RETRY))
 
     assert told == ["INFO tunnel dsr-ipip: it is ours under another name; renamed in 12.3 ms"]
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.state.model import Ip
-from dsr_agent.truth.checks import Answer, Reason
+from dsr_agent.truth.checks import Answer, FailureReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +75,24 @@ async def ask(check: CheckSettings, target: Target) -> Answer:
         asker: Asker = importlib.import_module(_module(check.protocol)).ask
         answer = await asker(check, target)
     except TimeoutError:
-        answer = Answer(Reason.TIMEOUT, f"no answer from {target} within {check.timeout:g} s", _silence(check, target))
+        answer = Answer(
+            FailureReason.TIMEOUT, f"no answer from {target} within {check.timeout:g} s", _silence(check, target)
+        )
     except CannotAskError as error:
-        answer = Answer(Reason.ERROR, str(error))
+        answer = Answer(FailureReason.ERROR, str(error))
     except ConnectionRefusedError:
-        answer = Answer(Reason.REFUSED, f"{target} refuses", "nobody listens there")
+        answer = Answer(FailureReason.REFUSED, f"{target} refuses", "nobody listens there")
     except (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError):
-        answer = Answer(Reason.BAD_ANSWER, f"{target} closed the connection without an answer", _silence(check, target))
+        answer = Answer(
+            FailureReason.BAD_ANSWER, f"{target} closed the connection without an answer", _silence(check, target)
+        )
     except OSError as error:
         # An address to ask from of the other version of IP is a name that cannot be resolved, to the library.
         unsent = isinstance(error, socket.gaierror) or error.errno in _NOT_SENT
-        reason = Reason.ERROR if unsent else Reason.REFUSED
+        reason = FailureReason.ERROR if unsent else FailureReason.REFUSED
         answer = Answer(reason, f"{target} cannot be reached from {target.source}: {error.strerror or 'unknown error'}")
     except Exception as error:  # a check that stumbles says nothing of the VIP; and what it stumbled over may be secret
-        answer = Answer(Reason.ERROR, f"the check failed ({type(error).__name__})")
+        answer = Answer(FailureReason.ERROR, f"the check failed ({type(error).__name__})")
     return answer._replace(seconds=time.monotonic() - began)
 
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.config.wording import printable
 from dsr_agent.service.checks.asking import CannotAskError, Target
-from dsr_agent.truth.checks import Answer, Reason
+from dsr_agent.truth.checks import Answer, FailureReason
 
 _PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4  # linux/prctl.h
 _MOST_OUTPUT = 4096
@@ -45,13 +45,13 @@ async def ask(check: CheckSettings, target: Target) -> Answer:
             async with asyncio.timeout(check.timeout):
                 said = await _end(process)
         except TimeoutError:
-            return Answer(Reason.TIMEOUT, f"{program} did not end within {check.timeout:g} s")
+            return Answer(FailureReason.TIMEOUT, f"{program} did not end within {check.timeout:g} s")
     code = process.returncode
     if code == 0:
         return Answer()
     first = next((line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()), "")
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return Answer(Reason.COMMAND, printable(first[:_LONGEST_REASON]) or f"{program} {how}")
+    return Answer(FailureReason.COMMAND, printable(first[:_LONGEST_REASON]) or f"{program} {how}")
 
 
 async def _started(check: CheckSettings, target: Target) -> subprocess.Popen[bytes]:

@@ -10,7 +10,7 @@ import ssl
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.service.checks.asking import CannotAskError, Target
 from dsr_agent.service.checks.tcp import connected
-from dsr_agent.truth.checks import Answer, Reason
+from dsr_agent.truth.checks import Answer, FailureReason
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -28,20 +28,22 @@ async def ask(check: CheckSettings, target: Target) -> Answer:
             writer.write(request(check, target))
             line = await reader.readline()
     except ssl.SSLCertVerificationError as error:
-        return Answer(Reason.TLS, f"the certificate of {target} is not good for {name}: {error.verify_message}")
+        return Answer(FailureReason.TLS, f"the certificate of {target} is not good for {name}: {error.verify_message}")
     except ssl.SSLError as error:
-        return Answer(Reason.TLS, f"{target} does not speak TLS with us: {error.reason or 'it ends'}")
+        return Answer(FailureReason.TLS, f"{target} does not speak TLS with us: {error.reason or 'it ends'}")
     except ValueError:  # a line without an end
         line = b"?"
     if not line:
-        return Answer(Reason.BAD_ANSWER, f"{target} closed the connection without an answer")
+        return Answer(FailureReason.BAD_ANSWER, f"{target} closed the connection without an answer")
     match = _STATUS.fullmatch(line)
     if not match:
-        return Answer(Reason.BAD_ANSWER, f"{target} answers what is no HTTP")
+        return Answer(FailureReason.BAD_ANSWER, f"{target} answers what is no HTTP")
     status = int(match[1])
     if any(status in good for good in check.status):
         return Answer()
-    return Answer(Reason.STATUS, f"{target}{check.path if len(check.path) < 60 else ''} answers with status {status}")
+    return Answer(
+        FailureReason.STATUS, f"{target}{check.path if len(check.path) < 60 else ''} answers with status {status}"
+    )
 
 
 def request(check: CheckSettings, target: Target) -> bytes:

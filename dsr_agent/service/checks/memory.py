@@ -16,7 +16,7 @@ from pathlib import Path
 from dsr_agent.service.journal import Kind, carrying
 from dsr_agent.service.span_keeper import DEFAULT_DIRECTORY, write_whole
 from dsr_agent.state.model import Ip
-from dsr_agent.truth.checks import Answer, ByVip, Checked, Reason
+from dsr_agent.truth.checks import Answer, ByVip, Checked, FailureReason
 from dsr_agent.truth.reach import Reach, Reached
 
 log = logging.getLogger("dsr_agent")
@@ -47,7 +47,7 @@ def read(text: str) -> ByVip:
     found: dict[Ip, Mapping[str, Checked]] = {}
     try:
         for row in json.loads(text)["fallen"]:
-            answer = Answer(Reason(row["reason"]), str(row["text"]), str(row["hint"]))
+            answer = Answer(FailureReason(row["reason"]), str(row["text"]), str(row["hint"]))
             ip = ip_address(row["vip"])
             fallen = Checked(Reach(Reached.FALLEN, answer), 1, answer)
             found[ip] = {**found.get(ip, {}), str(row["check"]): fallen}

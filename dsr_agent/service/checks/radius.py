@@ -18,7 +18,7 @@ from pyrad import packet
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.service.checks.asking import Target, bound
 from dsr_agent.service.checks.secret import reveal
-from dsr_agent.truth.checks import Answer, Reason
+from dsr_agent.truth.checks import Answer, FailureReason
 
 # Attributes by number (RFC 2865): no dictionary is needed for three of them.
 _USER_NAME, _USER_PASSWORD, _NAS_IDENTIFIER = 1, 2, 32
@@ -59,13 +59,13 @@ async def ask(check: CheckSettings, target: Target) -> Answer:
                     data, peer = await loop.sock_recvfrom(asking, _LARGEST)
                     await asyncio.sleep(0)  # receiving what is there already lets nobody else run
                     found = judge(check, target, made, data, peer[0])
-                    if found and found.reason is not Reason.BAD_ANSWER:
+                    if found and found.reason is not FailureReason.BAD_ANSWER:
                         return found
                     stray = found or stray
     except TimeoutError:
         if stray is None:
             raise
-    return stray or Answer(Reason.BAD_ANSWER, f"nothing that {target} is sent from elsewhere fits the request")
+    return stray or Answer(FailureReason.BAD_ANSWER, f"nothing that {target} is sent from elsewhere fits the request")
 
 
 def _open(target: Target) -> socket.socket:
@@ -82,15 +82,15 @@ def judge(check: CheckSettings, target: Target, made: packet.AuthPacket, data: b
         reply = made.CreateReply(packet=data)
         genuine = made.VerifyReply(reply, data)
     except Exception:  # the library raises what it comes across: see its own PacketError, and the fuzz in the tests
-        return Answer(Reason.BAD_ANSWER, f"{target} answers what is no RADIUS") if at_home else None
+        return Answer(FailureReason.BAD_ANSWER, f"{target} answers what is no RADIUS") if at_home else None
     if not genuine:
         if not at_home:
             return None
         text = f"{target} answers with a wrong authenticator or identifier"
-        return Answer(Reason.BAD_ANSWER, text, f"it has another secret for {target.source}")
+        return Answer(FailureReason.BAD_ANSWER, text, f"it has another secret for {target.source}")
     if not at_home:
         text = f"answers from {peer} instead of the VIP"
-        return Answer(Reason.WRONG_SOURCE, text, f"bind it to {target.ip}, or have it use IP_PKTINFO")
+        return Answer(FailureReason.WRONG_SOURCE, text, f"bind it to {target.ip}, or have it use IP_PKTINFO")
     return _meaning(check, reply.code)
 
 
@@ -98,11 +98,11 @@ def _meaning(check: CheckSettings, code: int) -> Answer:
     if check.request == "status-server":
         if code in _STATUS_SERVER_ANSWERS:
             return Answer()
-        return Answer(Reason.REJECTED, f"answers Status-Server with code {code}")
+        return Answer(FailureReason.REJECTED, f"answers Status-Server with code {code}")
     wanted = {"accept": packet.AccessAccept, "reject": packet.AccessReject, "any": code}[check.expect]
     if code not in (packet.AccessAccept, packet.AccessReject, packet.AccessChallenge):
-        return Answer(Reason.REJECTED, f"answers an Access-Request with code {code}")
+        return Answer(FailureReason.REJECTED, f"answers an Access-Request with code {code}")
     if code == wanted:
         return Answer()
     did = {packet.AccessAccept: "accepts", packet.AccessReject: "rejects", packet.AccessChallenge: "challenges"}[code]
-    return Answer(Reason.REJECTED, f"{did} user {check.user}, expected was {check.expect}")
+    return Answer(FailureReason.REJECTED, f"{did} user {check.user}, expected was {check.expect}")

@@ -17,7 +17,7 @@ from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.service.checks.asking import Target
 from dsr_agent.service.checks.secret import reveal
 from dsr_agent.service.checks.tcp import connected
-from dsr_agent.truth.checks import Answer, Reason
+from dsr_agent.truth.checks import Answer, FailureReason
 
 _HEADER = struct.Struct("!BBBBII")  # version, type, sequence number, flags, session, length
 _REPLY = struct.Struct("!BBHH")  # status, flags, length of the message, length of the data
@@ -83,8 +83,8 @@ async def ask(check: CheckSettings, target: Target) -> Answer:
     found = reply_of(header, body, secret, session)
     if found is None:
         hint = f"it has another secret for {target.source}, or none"
-        return Answer(Reason.BAD_ANSWER, f"{target} answers what cannot be read as a TACACS+ reply", hint)
+        return Answer(FailureReason.BAD_ANSWER, f"{target} answers what cannot be read as a TACACS+ reply", hint)
     if found.status in (_RESTART, _ERROR, _FOLLOW):
         said = {_RESTART: "restart", _ERROR: "error", _FOLLOW: "follow another server"}[found.status]
-        return Answer(Reason.REJECTED, f"answers the beginning of a login with: {said}")
+        return Answer(FailureReason.REJECTED, f"answers the beginning of a login with: {said}")
     return Answer()

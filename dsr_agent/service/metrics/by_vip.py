@@ -8,13 +8,13 @@ from dsr_agent.service.board import Board
 from dsr_agent.service.metrics import guard
 from dsr_agent.service.metrics.sheets import Sheet
 from dsr_agent.service.overview import Overview
-from dsr_agent.service.readiness import Reason
+from dsr_agent.service.readiness import NotReady
 from dsr_agent.state.count import Counted
 from dsr_agent.state.model import Ip
 
 _Sheet = dict[tuple[str, ...], list[tuple[str, float]]]
 
-Reasons = Iterable[tuple[Ip, Sequence[Reason]]]
+Reasons = Iterable[tuple[Ip, Sequence[NotReady]]]
 
 
 def rows(

@@ -25,8 +25,8 @@ from dsr_agent.service.metrics.families import COUNTERS, FAMILIES, GAUGES, HISTO
 from dsr_agent.service.metrics.sheets import Families, write
 from dsr_agent.service.metrics.steady_totals import Reading, SteadyTotals
 from dsr_agent.service.overview import Overview
-from dsr_agent.service.readiness import Reason
-from dsr_agent.service.subjects import Sort, sort_of
+from dsr_agent.service.readiness import NotReady
+from dsr_agent.service.subjects import SubjectSort, sort_of
 from dsr_agent.state.count import Count, Counted
 from dsr_agent.state.marks import owns_link
 from dsr_agent.state.model import GUARD, Desired, Ip, Key, Observed, SysctlKey
@@ -57,7 +57,7 @@ class HttpCounts:
 
 
 @dataclass(frozen=True)
-class Sources:
+class Readers:
     """Where numbers come from beside the board."""
 
     counters: Callable[[Iterable[str]], Mapping[str, stats.Counted]]
@@ -66,13 +66,13 @@ class Sources:
     protocols: Callable[[], Mapping[tuple[str, str], int]]
     events_lost: Callable[[], int]
     wanted: Callable[[Overview], Wanted]
-    reasons: Callable[[Overview], Iterable[tuple[Ip, Sequence[Reason]]]]
+    reasons: Callable[[Overview], Iterable[tuple[Ip, Sequence[NotReady]]]]
 
 
 class Metrics:
     """Renders all metrics in the format that the scraper asks for. Not for two threads at once."""
 
-    def __init__(self, board: Board, sources: Sources, http: HttpCounts) -> None:
+    def __init__(self, board: Board, sources: Readers, http: HttpCounts) -> None:
         self._process = ProcessCollector(registry=None)
         self._board = board
         self._sources = sources
@@ -198,7 +198,7 @@ class Metrics:
 
 
 def _by_sort(keys: Iterable[Key], overview: Overview) -> Samples:
-    counts = dict.fromkeys(Sort, 0)
+    counts = dict.fromkeys(SubjectSort, 0)
     for key in keys:
         counts[sort_of(key, overview.desired)] += 1
     return [((str(sort),), count) for sort, count in counts.items()]

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from dsr_agent.guard.inner import COUNTING, address_of
 from dsr_agent.guard.outer import counted_in
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.guard.sets import element
 from dsr_agent.state.count import Count, Counted, Place
@@ -38,7 +38,7 @@ def _senders(desired: Desired) -> Iterator[tuple[tuple[str, str], Place]]:
 
 def refused(counted: Counted) -> Rows:
     """By reason."""
-    return {(str(reason),): counted.get((reason, ""), _NOTHING) for reason in Reason}
+    return {(str(reason),): counted.get((reason, ""), _NOTHING) for reason in RefusalReason}
 
 
 def received(vips: Iterable[str], counted: Counted) -> Mapping[str, Count]:
@@ -55,7 +55,7 @@ def declared(desired: Desired, links: Iterable[str]) -> Callable[[Place], bool]:
     senders = {place for _, place in _senders(desired)}
     vips = {str(key.ip) for key in desired.vips}
     tested = {(COUNTED, element(name)) for link in links for name in (link, stand_in_name(link))}
-    places = senders | tested | {(str(reason), "") for reason in Reason}
+    places = senders | tested | {(str(reason), "") for reason in RefusalReason}
 
     def of(place: Place) -> bool:
         name, text = place

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from dsr_agent.service.readiness import About, Reason
+from dsr_agent.service.readiness import About, NotReady
 from dsr_agent.service.web.connections import Connections
 
 # HAProxy without agent-send says nothing: so long it is waited for a line, in seconds. Long enough for a packet that is
@@ -25,7 +25,7 @@ _LONGEST_QUESTION = 256
 _LONGEST_REASON = 160
 
 
-def line(why: Sequence[Reason]) -> str:
+def line(why: Sequence[NotReady]) -> str:
     """What is answered about something that is not ready for these reasons, or ready if there is none."""
     lacking = [reason for reason in why if reason.about is not About.DRAINED]
     drain = " drain" if len(lacking) < len(why) else ""

@@ -14,13 +14,13 @@ from dsr_agent.kernel import stats
 from dsr_agent.kernel.guard_counts import GuardCounts
 from dsr_agent.kernel.netlink import Channel
 from dsr_agent.service.board import Board
-from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
+from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Readers
 from dsr_agent.service.span_keeper import Keepers
-from dsr_agent.service.web.changes import Changes
+from dsr_agent.service.web.changes import ChangeRequests
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.service.web.requests import Site
 from dsr_agent.service.web.server import Web
-from dsr_agent.service.web.sockets import Tls, Wanted, default_socket
+from dsr_agent.service.web.sockets import ListenSettings, Tls, default_socket
 
 
 def web(
@@ -45,12 +45,12 @@ def web(
         return [farewells.popleft() for _ in range(len(farewells))]
 
     guard, protocols = GuardCounts().read, lambda: stats.protocols(root)
-    sources = Sources(links, gone, guard, protocols, events_lost, answers.wanted, answers.reasons)
-    return Web(Site(answers, Metrics(board, sources, counted), counted, Changes(board, keepers)))
+    sources = Readers(links, gone, guard, protocols, events_lost, answers.wanted, answers.reasons)
+    return Web(Site(answers, Metrics(board, sources, counted), counted, ChangeRequests(board, keepers)))
 
 
-def wanted(settings: Settings, environ: Mapping[str, str] = os.environ) -> Wanted:
+def wanted(settings: Settings, environ: Mapping[str, str] = os.environ) -> ListenSettings:
     """Where the file wants HTTP to be had."""
     http = settings.http
     tls = Tls(http.certificate, http.key, http.client_ca) if http.certificate else None
-    return Wanted(http.listen, settings.agent_check.listen, http.socket or default_socket(environ), tls)
+    return ListenSettings(http.listen, settings.agent_check.listen, http.socket or default_socket(environ), tls)

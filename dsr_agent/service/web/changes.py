@@ -30,7 +30,7 @@ class _RefusedError(Exception):
         self.status = status
 
 
-class Changes:
+class ChangeRequests:
     """Carries out what is sent to the *paths*. Writes files and waits for the loop, so it is not for their threads."""
 
     def __init__(self, board: Board, keepers: Keepers) -> None:

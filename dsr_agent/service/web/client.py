@@ -17,7 +17,7 @@ class NotAskedError(Exception):
     """The agent cannot be asked, or does not do it; says why."""
 
 
-class Connection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: str, patience: float = _PATIENCE) -> None:
@@ -39,7 +39,7 @@ def status(path: str, pid: int | None) -> Mapping[str, Any] | None:
     """
     if pid is None:
         return None
-    connection = Connection(path)
+    connection = UnixConnection(path)
     try:
         connection.request("GET", "/status")
         answer = json.loads(connection.getresponse().read())
@@ -57,7 +57,7 @@ def change(path: str, pid: int, what: str, asked: Mapping[str, Any]) -> Mapping[
 
     Raises `NotAskedError`.
     """
-    connection = Connection(path, _LONGER_PATIENCE)
+    connection = UnixConnection(path, _LONGER_PATIENCE)
     try:
         connection.request("POST", f"/{what}", json.dumps({**asked, "pid": pid}))
         response = connection.getresponse()

@@ -13,7 +13,7 @@ from dsr_agent.reconcile.resolve import Wanted
 from dsr_agent.service.board import Board
 from dsr_agent.service.check_rows import check_rows
 from dsr_agent.service.overview import Overview
-from dsr_agent.service.readiness import About, Readiness, Reason
+from dsr_agent.service.readiness import About, NotReady, Readiness
 from dsr_agent.service.span_rows import drained_json, held_json
 from dsr_agent.service.status import Status, as_json
 from dsr_agent.service.subjects import find_vip
@@ -44,7 +44,7 @@ def text(status: int, lines: list[str]) -> Response:
     return Response(status, _TEXT, ("\n".join(shown) + "\n").encode())
 
 
-def _of(why: list[Reason]) -> Response:
+def _of(why: list[NotReady]) -> Response:
     return text(503, [reason.text for reason in why]) if why else text(200, ["ok"])
 
 
@@ -127,17 +127,17 @@ class Endpoints:
             status=lambda: self.status_of(overview),
         )
 
-    def reasons(self, overview: Overview) -> Iterator[tuple[Ip, list[Reason]]]:
+    def reasons(self, overview: Overview) -> Iterator[tuple[Ip, list[NotReady]]]:
         """Each VIP, and why it is not ready; as ``/readyz/VIP`` has it."""
         held_back, readiness = self._not_yet(overview), self.readiness(overview)
         for key, vip in overview.desired.vips.items():
             yield key.ip, held_back or readiness.of(key, vip)
 
-    def _not_yet(self, overview: Overview) -> list[Reason]:
+    def _not_yet(self, overview: Overview) -> list[NotReady]:
         if not overview.passes:
-            return [Reason(About.STARTING, "the first pass has not ended yet")]
+            return [NotReady(About.STARTING, "the first pass has not ended yet")]
         if not self._board.alive:
-            return [Reason(About.STUCK, f"the loop has not turned for {self._board.turn_age:.0f} s")]
+            return [NotReady(About.STUCK, f"the loop has not turned for {self._board.turn_age:.0f} s")]
         return []
 
     def status(self) -> Response:

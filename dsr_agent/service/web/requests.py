@@ -31,7 +31,7 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError
 
 from dsr_agent.service.metrics.collector import HttpCounts, Metrics
-from dsr_agent.service.web.changes import Changes
+from dsr_agent.service.web.changes import ChangeRequests
 from dsr_agent.service.web.connections import Connections
 from dsr_agent.service.web.endpoints import NOT_ALLOWED, Endpoints, Response
 
@@ -62,7 +62,7 @@ class Site:
     answers: Endpoints
     metrics: Metrics
     http: HttpCounts
-    changes: Changes
+    changes: ChangeRequests
     _kept: dict[tuple[str, str], _Rendered] = field(default_factory=dict)
 
     def agent_check(self, name: str) -> str:

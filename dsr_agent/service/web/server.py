@@ -31,7 +31,7 @@ PLACES = 256
 FIRST_RETRY, LONGEST_RETRY = 1.0, 30.0
 
 
-class Sort(StrEnum):
+class DoorSort(StrEnum):
     """What is served at a door."""
 
     OWN = "own"  # HTTP for this host's own tools, who may also change something
@@ -42,11 +42,11 @@ class Sort(StrEnum):
 class Door(NamedTuple):
     """Something to serve, and where: ``host:port``, or the path of a unix socket."""
 
-    sort: Sort
+    sort: DoorSort
     place: str
 
     def __str__(self) -> str:
-        return f"{'agent checks' if self.sort is Sort.AGENT_CHECK else 'HTTP'} on {self.place}"
+        return f"{'agent checks' if self.sort is DoorSort.AGENT_CHECK else 'HTTP'} on {self.place}"
 
 
 class Web:
@@ -54,7 +54,7 @@ class Web:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._wanted = sockets.Wanted()
+        self._wanted = sockets.ListenSettings()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._servers: dict[Door, Guarded | AgentChecks] = {}
@@ -64,12 +64,12 @@ class Web:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
-    def start(self, wanted: sockets.Wanted) -> None:
+    def start(self, wanted: sockets.ListenSettings) -> None:
         """Begin."""
         self._wanted = wanted
         self._thread.start()
 
-    def change(self, wanted: sockets.Wanted) -> None:
+    def change(self, wanted: sockets.ListenSettings) -> None:
         """Serve elsewhere from now on; files for TLS are read again even if their names are the same."""
         self._wanted = wanted
         self._reread = True
@@ -119,41 +119,41 @@ class Web:
             for door in list(self._servers):
                 self._shut(door)
 
-    def _crowds(self, loop: asyncio.AbstractEventLoop) -> Mapping[Sort, Connections]:
+    def _crowds(self, loop: asyncio.AbstractEventLoop) -> Mapping[DoorSort, Connections]:
         """Many clients of one sort of door keep nobody out at the others, this host's own tools least of all."""
         cut = self._site.http.cut
 
         def count(why: str) -> None:
             cut[why] += 1
 
-        places = {Sort.OWN: PLACES // 4, Sort.HTTP: PLACES, Sort.AGENT_CHECK: PLACES}
+        places = {DoorSort.OWN: PLACES // 4, DoorSort.HTTP: PLACES, DoorSort.AGENT_CHECK: PLACES}
         return {sort: Connections(most, LONGEST, loop.call_later, count) for sort, most in places.items()}
 
-    async def _tend(self, crowds: Mapping[Sort, Connections]) -> bool:
+    async def _tend(self, crowds: Mapping[DoorSort, Connections]) -> bool:
         """Open what is wanted and not open, close what is not wanted; whether something is still missing."""
         wanted, counts = self._wanted, self._site.http
         secure = self._tend_tls(wanted.tls)
-        doors = {Door(Sort.OWN, wanted.socket)} if wanted.socket else set()
-        doors |= {Door(Sort.AGENT_CHECK, place) for place in wanted.agent_check}
+        doors = {Door(DoorSort.OWN, wanted.socket)} if wanted.socket else set()
+        doors |= {Door(DoorSort.AGENT_CHECK, place) for place in wanted.agent_check}
         if secure:
-            doors |= {Door(Sort.HTTP, place) for place in wanted.listen}
+            doors |= {Door(DoorSort.HTTP, place) for place in wanted.listen}
         for door in self._servers.keys() - doors:
             self._shut(door)
         counts.listening = dict.fromkeys(sorted(set(wanted.listen)), False)
         counts.agent_check_listening = dict.fromkeys(sorted(set(wanted.agent_check)), False)
-        for door in sorted(doors, key=lambda door: (door.sort is not Sort.OWN, not _literal(door.place), door)):
+        for door in sorted(doors, key=lambda door: (door.sort is not DoorSort.OWN, not _literal(door.place), door)):
             server = self._servers.get(door) or await self._open(door, crowds[door.sort])
-            if door.sort is Sort.HTTP:
+            if door.sort is DoorSort.HTTP:
                 counts.listening[door.place] = server is not None
-            elif door.sort is Sort.AGENT_CHECK:
+            elif door.sort is DoorSort.AGENT_CHECK:
                 counts.agent_check_listening[door.place] = server is not None
-            if door.sort is Sort.HTTP and isinstance(server, Guarded):
+            if door.sort is DoorSort.HTTP and isinstance(server, Guarded):
                 server.ssl_options = self._context
         return not secure or not doors <= self._servers.keys()
 
     def _shut(self, door: Door) -> None:
         self._servers.pop(door).stop()
-        if door.sort is Sort.OWN:
+        if door.sort is DoorSort.OWN:
             with contextlib.suppress(OSError):
                 os.unlink(door.place)
 
@@ -177,7 +177,7 @@ class Web:
         """Serve *door*; None when that cannot be done now."""
         place, about = door.place, str(door)
         try:
-            if door.sort is Sort.OWN:
+            if door.sort is DoorSort.OWN:
                 opened = [sockets.open_unix(place)]
             else:
 
@@ -189,11 +189,11 @@ class Web:
             self._tell(about, f"cannot serve {about}, trying again: {sockets.why(error)}")
             return None
         server: Guarded | AgentChecks
-        if door.sort is Sort.AGENT_CHECK:
+        if door.sort is DoorSort.AGENT_CHECK:
             server = AgentChecks(self._site.agent_check, connections)
             await server.add_sockets(opened)
         else:
-            own = door.sort is Sort.OWN
+            own = door.sort is DoorSort.OWN
             server = Guarded(self._site, connections, None if own else self._context, own)
             server.add_sockets(opened)
         self._servers[door] = server

@@ -32,7 +32,7 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ListenSettings:
     """What ``[http]`` and ``[agent_check]`` say."""
 
     listen: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ def default_socket(environ: Mapping[str, str]) -> str:
     return f"{directory}/http.sock" if directory else DEFAULT_SOCKET
 
 
-class Place(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where to listen; in which VRF, if in one."""
 
     host: str
@@ -58,14 +58,14 @@ class Place(NamedTuple):
     vrf: str = ""
 
 
-def split(listen: str) -> Place:
+def split(listen: str) -> ListenAddress:
     """The parts of ``host:port`` or ``host%vrf:port``."""
     host, _, port = listen.rpartition(":")
     host, _, vrf = host.strip("[]").partition("%")
-    return Place(host, int(port), vrf)
+    return ListenAddress(host, int(port), vrf)
 
 
-def open_tcp(place: Place, tell: Callable[[str], None]) -> list[socket.socket]:
+def open_tcp(place: ListenAddress, tell: Callable[[str], None]) -> list[socket.socket]:
     """
     Listening sockets for every address that the place's host is; all or none.
 

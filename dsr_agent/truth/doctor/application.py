@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from dsr_agent.kernel.headers import Leaving
 from dsr_agent.state.model import Ip, Vip
-from dsr_agent.truth.checks import Reason
+from dsr_agent.truth.checks import FailureReason
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
-from dsr_agent.truth.listeners import Finding as Listening
-from dsr_agent.truth.listeners import Verdict, services_of
+from dsr_agent.truth.listeners import ServiceFinding, Verdict, services_of
 
 _SEVERAL = 3  # requests; fewer may have come just now
 _REFUSED = ("UdpNoPorts", "Udp6NoPorts", "TcpOutRsts")
@@ -33,11 +32,11 @@ def listener(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
         yield ok(Stage.LISTENER, "; ".join(f"{each.service} {_at(each)}" for each in known), vip=vip.ip)
 
 
-def _at(each: Listening) -> str:
+def _at(each: ServiceFinding) -> str:
     return "is bound to the VIP" if each.verdict is Verdict.BOUND else f"is bound to every address ({each.at[0]})"
 
 
-def _down(vip: Vip, each: Listening, evidence: Evidence) -> Finding:
+def _down(vip: Vip, each: ServiceFinding, evidence: Evidence) -> Finding:
     told, moved = Told(Stage.LISTENER, vip=vip.ip), evidence.moved(*_REFUSED)
     port = each.service.partition("/")[2]
     if each.verdict is Verdict.ELSEWHERE:
@@ -80,7 +79,7 @@ def answer(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
         yield skipped(Stage.ANSWER, "nobody was seen to answer", vip=vip.ip)
 
 
-def _listens(found: Listening | None) -> bool:
+def _listens(found: ServiceFinding | None) -> bool:
     return found is not None and found.listening
 
 
@@ -130,7 +129,7 @@ def unexplained(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
     if texts:
         told, saw = Told(Stage.ANSWER, vip=vip.ip), f"the agent finds it not ready: {texts[0]}"
         reasons = {row.get("reason") for row in says.get("checks", ()) if row.get("vip") == str(vip.ip)}
-        if Reason.WRONG_SOURCE in reasons:
+        if FailureReason.WRONG_SOURCE in reasons:
             yield told.fault(Cause.ANSWERS_WRONG_ADDRESS, saw, f"bind the application to {vip.ip}", *texts[1:])
         else:
             yield told.fault(Cause.CHECK_FAILED, saw, "dsr-agent status", *texts[1:])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from dsr_agent.guard.reasons import Reason
-from dsr_agent.kernel.headers import Outer
+from dsr_agent.guard.reasons import RefusalReason
+from dsr_agent.kernel.headers import CapturedPacket
 from dsr_agent.state.model import Network, Tunnel
-from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, Told, ok, unknown
+from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, StageResult, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.doctor.fit import (
     Misfit,
@@ -53,8 +53,8 @@ def _wrong(way: Way, used: bool, evidence: Evidence) -> Iterator[Finding]:
 
     *used*: others send for its VIPs what it takes.
     """
-    seen: dict[tuple[Misfit, Result], int] = {}
-    strangers: dict[str, list[Outer]] = {}
+    seen: dict[tuple[Misfit, StageResult], int] = {}
+    strangers: dict[str, list[CapturedPacket]] = {}
     for packet in evidence.outer:
         if packet.later or any(fits(packet, other) for other in evidence.ways.values()):
             continue
@@ -68,13 +68,13 @@ def _wrong(way: Way, used: bool, evidence: Evidence) -> Iterator[Finding]:
     for (found, result), count in seen.items():
         counted = (_packets(count, evidence), *refused, *_errors(way, evidence))
         told = Told(Stage.ARRIVING, way.tunnel.name)
-        make = told.fault if result is Result.FAULT else told.warning
+        make = told.fault if result is StageResult.FAULT else told.warning
         yield make(found.cause, found.saw, found.remedy, *counted)
     if strangers:
         yield _strangers(way, strangers, used, evidence)
 
 
-def _concerns(packet: Outer, way: Way, used: bool, evidence: Evidence) -> Result | None:
+def _concerns(packet: CapturedPacket, way: Way, used: bool, evidence: Evidence) -> StageResult | None:
     """
     How bad it is for the tunnel that the packet is not taken; None if it was not meant for this one.
 
@@ -92,18 +92,18 @@ def _concerns(packet: Outer, way: Way, used: bool, evidence: Evidence) -> Result
     if way.tunnel.name not in [other.tunnel.name for other in known if distance(packet, other) == closest]:
         return None
     if packet.version != way.tunnel.version:
-        return Result.WARNING if used else Result.FAULT
-    return Result.WARNING if taken_anyway(packet, evidence) else Result.FAULT
+        return StageResult.WARNING if used else StageResult.FAULT
+    return StageResult.WARNING if taken_anyway(packet, evidence) else StageResult.FAULT
 
 
-def _is_strangers(packet: Outer, way: Way, evidence: Evidence) -> bool:
+def _is_strangers(packet: CapturedPacket, way: Way, evidence: Evidence) -> bool:
     """Whether it would fit, but for its sender, who is declared for no tunnel."""
     tunnel = way.tunnel
     here = packet.destination == local_of(way) and packet.encapsulation == tunnel.encapsulation
     return here and packet.port == tunnel.port and not any(declared(packet, other) for other in evidence.ways.values())
 
 
-def _strangers(way: Way, strangers: dict[str, list[Outer]], used: bool, evidence: Evidence) -> Finding:
+def _strangers(way: Way, strangers: dict[str, list[CapturedPacket]], used: bool, evidence: Evidence) -> Finding:
     told, first = Told(Stage.ARRIVING, way.tunnel.name), next(iter(strangers))
     saw = f"{_some(strangers)} send{'s' * (len(strangers) == 1)} {name_of_packet(strangers[first][0])}"
     saw += f" and {'is' if len(strangers) == 1 else 'are'} no declared load balancer{'s' * (len(strangers) > 1)}"
@@ -151,7 +151,7 @@ def _on_the_wire(tunnel: Tunnel, evidence: Evidence) -> tuple[str, str]:
     return f"{name} {' and '.join(map(str, numbers))}", " or ".join(f"{ask} {number}" for number in numbers)
 
 
-def _silent(tunnel: Tunnel, good: Iterable[Outer], evidence: Evidence) -> Iterator[Finding]:
+def _silent(tunnel: Tunnel, good: Iterable[CapturedPacket], evidence: Evidence) -> Iterator[Finding]:
     """Declared balancers from which nothing ever came, while others send."""
     sending = {packet.source for packet in good}
     silent = {}
@@ -190,7 +190,7 @@ def evidence_of(tunnel: Tunnel, evidence: Evidence) -> list[str]:
 
 def _refused(evidence: Evidence) -> list[str]:
     """What the guard has refused by the outer header meanwhile."""
-    reasons = (Reason.SOURCE, Reason.PROTOCOL, Reason.GRE_HEADER, Reason.UDP_HEADER)
+    reasons = (RefusalReason.SOURCE, RefusalReason.PROTOCOL, RefusalReason.GRE_HEADER, RefusalReason.UDP_HEADER)
     return [f'guard "{reason}" +{count}' for reason in reasons if (count := evidence.guarded(reason))]
 
 
@@ -204,7 +204,7 @@ def _packets(count: int, evidence: Evidence) -> str:
     return f"{count} packet{'s' * (count != 1)} captured in {evidence.seconds:.0f} s"
 
 
-def _words(good: list[Outer], evidence: Evidence) -> str:
+def _words(good: list[CapturedPacket], evidence: Evidence) -> str:
     by_source: dict[str, int] = {}
     for packet in good:
         by_source[str(packet.source)] = by_source.get(str(packet.source), 0) + 1

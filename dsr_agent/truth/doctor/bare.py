@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from dsr_agent.kernel.headers import Outer
+from dsr_agent.kernel.headers import CapturedPacket
 from dsr_agent.state.actions import ChangeLink, DeleteLink
 from dsr_agent.state.errors import NotPermitted, NotYet
 from dsr_agent.state.guard_actions import WriteGuard
@@ -118,7 +118,7 @@ def _ip(vip: Vip) -> str:
     return "ip" if vip.ip.version == 4 else "ip6"
 
 
-def _words(packets: list[Outer], what: str, evidence: Evidence) -> str:
+def _words(packets: list[CapturedPacket], what: str, evidence: Evidence) -> str:
     least = "" if evidence.captured and evidence.captured.complete else "at least "
     return f"{least}{len(packets)} packet{'s' * (len(packets) != 1)} {what} in {evidence.seconds:.0f} s"
 

@@ -26,7 +26,7 @@ class Stage(StrEnum):
     MTU = "mtu"
 
 
-class Result(StrEnum):
+class StageResult(StrEnum):
     """How a stage is. *skipped*: not asked about, or it follows from a fault before it."""
 
     OK = "ok"
@@ -104,7 +104,7 @@ class Finding:
     """
 
     stage: Stage
-    result: Result
+    result: StageResult
     saw: str
     evidence: tuple[str, ...] = ()
     cause: Cause | None = None
@@ -120,22 +120,22 @@ class Finding:
     @property
     def blocks(self) -> bool:
         """Whether nothing gets further for it."""
-        return self.result is Result.FAULT
+        return self.result is StageResult.FAULT
 
 
 def ok(stage: Stage, saw: str, *evidence: str, tunnel: str | None = None, vip: Ip | None = None) -> Finding:
     """A stage where all is well."""
-    return Finding(stage, Result.OK, saw, evidence, tunnel=tunnel, vip=vip)
+    return Finding(stage, StageResult.OK, saw, evidence, tunnel=tunnel, vip=vip)
 
 
 def unknown(stage: Stage, saw: str, tunnel: str | None = None, vip: Ip | None = None) -> Finding:
     """A stage about which nothing can be said."""
-    return Finding(stage, Result.UNKNOWN, saw, tunnel=tunnel, vip=vip)
+    return Finding(stage, StageResult.UNKNOWN, saw, tunnel=tunnel, vip=vip)
 
 
 def skipped(stage: Stage, saw: str, tunnel: str | None = None, vip: Ip | None = None) -> Finding:
     """A stage that was not asked about."""
-    return Finding(stage, Result.SKIPPED, saw, tunnel=tunnel, vip=vip)
+    return Finding(stage, StageResult.SKIPPED, saw, tunnel=tunnel, vip=vip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +148,8 @@ class Told:
 
     def fault(self, cause: Cause, saw: str, remedy: str, *evidence: str) -> Finding:
         """Requests are not answered for this."""
-        return Finding(self.stage, Result.FAULT, saw, evidence, cause, remedy, self.vip, self.tunnel)
+        return Finding(self.stage, StageResult.FAULT, saw, evidence, cause, remedy, self.vip, self.tunnel)
 
     def warning(self, cause: Cause, saw: str, remedy: str, *evidence: str) -> Finding:
         """They are, or may be, and somebody should know."""
-        return Finding(self.stage, Result.WARNING, saw, evidence, cause, remedy, self.vip, self.tunnel)
+        return Finding(self.stage, StageResult.WARNING, saw, evidence, cause, remedy, self.vip, self.tunnel)

@@ -10,10 +10,9 @@ from typing import Any
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
 from dsr_agent.kernel.capture import Captured
-from dsr_agent.kernel.headers import UDP, Inner, Outer
+from dsr_agent.kernel.headers import UDP, CapturedPacket, Inner
 from dsr_agent.kernel.namespaces import Elsewhere
-from dsr_agent.kernel.policy import Neighbour, Rule
-from dsr_agent.kernel.policy import Way as Answer
+from dsr_agent.kernel.policy import Neighbour, Route, Rule
 from dsr_agent.kernel.stats import Received
 from dsr_agent.kernel.sysctl_files import Setting
 from dsr_agent.kernel.trace import ForeignDrop
@@ -25,8 +24,7 @@ from dsr_agent.state.model import AddressKey, Desired, Ip, Key, Network, Observe
 from dsr_agent.state.ports import PortKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.vrfs import vrf_of
-from dsr_agent.truth.listeners import Finding as Listening
-from dsr_agent.truth.listeners import Service
+from dsr_agent.truth.listeners import Service, ServiceFinding
 from dsr_agent.truth.probe import Pair, Way
 
 
@@ -78,11 +76,11 @@ class Evidence:
     untested: str = ""
     captured: Captured | None = None
     uncaptured: str = ""
-    listening: Mapping[Service, Listening] = field(default_factory=dict)
+    listening: Mapping[Service, ServiceFinding] = field(default_factory=dict)
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
-    answers: Mapping[Ip, Mapping[Ip, Answer]] = field(default_factory=dict)
-    ordinary: Mapping[Ip, Answer] = field(default_factory=dict)
-    to_balancers: Mapping[Ip, Answer] = field(default_factory=dict)
+    answers: Mapping[Ip, Mapping[Ip, Route]] = field(default_factory=dict)
+    ordinary: Mapping[Ip, Route] = field(default_factory=dict)
+    to_balancers: Mapping[Ip, Route] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     silent: frozenset[Neighbour] = frozenset()
     squatters: Mapping[PortKey, str] = field(default_factory=dict)
@@ -110,7 +108,7 @@ class Evidence:
         """Whether it is about every VIP of the file."""
         return len(self.named) == len(self.desired.vips)
 
-    def meant_for(self, packet: Outer, tunnel: Tunnel) -> bool:
+    def meant_for(self, packet: CapturedPacket, tunnel: Tunnel) -> bool:
         """Whether what is inside is for one of the VIPs that expect their requests from *tunnel*, or cannot be read."""
         if packet.inner is None:
             return True
@@ -123,7 +121,7 @@ class Evidence:
         return frozenset(self.named)
 
     @cached_property
-    def outer(self) -> tuple[Outer, ...]:
+    def outer(self) -> tuple[CapturedPacket, ...]:
         """
         What came in wrapped.
 
@@ -133,7 +131,7 @@ class Evidence:
         arrived = self.captured.arrived if self.captured else ()
         return tuple(packet for packet in arrived if packet.wrapped or self._wrapped_in_udp(packet))
 
-    def _wrapped_in_udp(self, packet: Outer) -> bool:
+    def _wrapped_in_udp(self, packet: CapturedPacket) -> bool:
         if packet.protocol != UDP or packet.later:
             return False
         if packet.inner and packet.inner.destination in self.desired.key_of_ip:
@@ -147,7 +145,7 @@ class Evidence:
         return frozenset((port.local, port.number) for port in ports)
 
     @cached_property
-    def bare(self) -> tuple[Outer, ...]:
+    def bare(self) -> tuple[CapturedPacket, ...]:
         """What came in as it is."""
         wrapped = set(self.outer)
         return tuple(each for each in (self.captured.arrived if self.captured else ()) if each not in wrapped)
@@ -227,9 +225,9 @@ class Evidence:
         return tuple((self.agent.says or {}).get("foreign_drops", ()))
 
     @cached_property
-    def sent_to(self) -> Mapping[Ip, list[Outer]]:
+    def sent_to(self) -> Mapping[Ip, list[CapturedPacket]]:
         """What came in, by the VIP that it is for; what came as it is with itself as what is inside."""
-        found: dict[Ip, list[Outer]] = {}
+        found: dict[Ip, list[CapturedPacket]] = {}
         for packet in self.outer:
             if packet.inner:
                 found.setdefault(packet.inner.destination, []).append(packet)
@@ -239,7 +237,7 @@ class Evidence:
                 found.setdefault(vip, []).append(replace(packet, inner=inner))
         return found
 
-    def _meant(self, packet: Outer) -> Ip | None:
+    def _meant(self, packet: CapturedPacket) -> Ip | None:
         """The VIP that a packet is for which came as it is: by its address, or by its code point."""
         if packet.destination in self.desired.key_of_ip:
             return packet.destination
@@ -249,7 +247,7 @@ class Evidence:
         return None
 
     @staticmethod
-    def _by(vip: Vip, tunnel: str, packet: Outer) -> bool:
+    def _by(vip: Vip, tunnel: str, packet: CapturedPacket) -> bool:
         return tunnel in vip.tunnels and vip.ip.version == packet.version
 
     @cached_property

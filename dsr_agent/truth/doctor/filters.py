@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.kernel.headers import FRAGMENT, OPTIONS
 from dsr_agent.kernel.trace import ForeignDrop, name_of_protocol
 from dsr_agent.state.actions import ChangeLink, DeleteLink
@@ -69,11 +69,14 @@ def _inner(tunnel: Tunnel, evidence: Evidence) -> Iterator[Finding]:
         yield told.fault(Cause.GUARD_REFUSES_INNER, saw, remedy, seen, *counted)
     if astray:
         return
-    other = any(evidence.guarded(reason) for reason in (Reason.PROTOCOL, Reason.GRE_HEADER, Reason.UDP_HEADER))
+    other = any(
+        evidence.guarded(reason)
+        for reason in (RefusalReason.PROTOCOL, RefusalReason.GRE_HEADER, RefusalReason.UDP_HEADER)
+    )
     if other and not evidence.outer:
         saw = "a declared load balancer sends in a way that is not declared for it"
         yield told.warning(Cause.GUARD_REFUSES_PROTOCOL, saw, "tcpdump -nvi any not tcp and not icmp", *counted)
-    if evidence.guarded(Reason.INNER_SOURCE) or evidence.guarded(Reason.SERVICE):
+    if evidence.guarded(RefusalReason.INNER_SOURCE) or evidence.guarded(RefusalReason.SERVICE):
         saw = "requests are refused for what is inside: a source that no client has, or a service that is not declared"
         yield told.warning(Cause.GUARD_REFUSES_INNER, saw, "compare services of the VIPs with what is asked", *counted)
 
@@ -90,7 +93,7 @@ def _astray(tunnel: Tunnel, evidence: Evidence) -> dict[tuple[Ip, Ip], int]:
 
 
 def _counted(evidence: Evidence) -> list[str]:
-    return [f'guard "{reason}" +{count}' for reason in Reason if (count := evidence.guarded(reason))]
+    return [f'guard "{reason}" +{count}' for reason in RefusalReason if (count := evidence.guarded(reason))]
 
 
 # --- other firewalls --------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dsr_agent.kernel.headers import UDP, Outer
+from dsr_agent.kernel.headers import UDP, CapturedPacket
 from dsr_agent.state.model import Ip, Tunnel
 from dsr_agent.truth.doctor.causes import Cause
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
@@ -31,7 +31,7 @@ def name_of(tunnel: Tunnel) -> str:
     return _over(_NAMES[tunnel.encapsulation], tunnel.version)
 
 
-def name_of_packet(packet: Outer) -> str:
+def name_of_packet(packet: CapturedPacket) -> str:
     """What it is wrapped in."""
     name = _NAMES.get(packet.encapsulation, "what is neither GUE nor FOU" if packet.protocol == UDP else "")
     if packet.protocol == 41 and packet.version == 4:
@@ -47,19 +47,19 @@ def _over(name: str, version: int) -> str:
 # --- does it fit ------------------------------------------------------------------------------------------------------
 
 
-def fitting(way: Way, evidence: Evidence) -> list[Outer]:
+def fitting(way: Way, evidence: Evidence) -> list[CapturedPacket]:
     """What came in from a declared balancer in the form that the tunnel takes; its later fragments left away."""
     return [packet for packet in evidence.outer if not packet.later and fits(packet, way)]
 
 
-def fits(packet: Outer, way: Way) -> bool:
+def fits(packet: CapturedPacket, way: Way) -> bool:
     """Whether the tunnel takes it, and the guard lets it in."""
     if packet.destination != local_of(way) or packet.encapsulation != way.tunnel.encapsulation:
         return False
     return declared(packet, way) and _form(packet, way) is None
 
 
-def declared(packet: Outer, way: Way) -> bool:
+def declared(packet: CapturedPacket, way: Way) -> bool:
     """Whether its sender may send into the tunnel."""
     senders = way.tunnel.load_balancers
     return packet.version == way.tunnel.version and (not senders or is_in(packet.source, senders))
@@ -70,7 +70,7 @@ def local_of(way: Way) -> Ip | None:
     return way.link.outer.local if way.link.outer else None
 
 
-def distance(packet: Outer, way: Way) -> tuple[bool, bool, bool, bool]:
+def distance(packet: CapturedPacket, way: Way) -> tuple[bool, bool, bool, bool]:
     """How far it is from what the tunnel takes: of several tunnels, the closest is the one that it was meant for."""
     tunnel, local = way.tunnel, packet.destination == local_of(way)
     if tunnel.port is None:
@@ -81,7 +81,7 @@ def distance(packet: Outer, way: Way) -> tuple[bool, bool, bool, bool]:
     return packet.version != tunnel.version, not (door and local), other, not local
 
 
-def taken_anyway(packet: Outer, evidence: Evidence) -> bool:
+def taken_anyway(packet: CapturedPacket, evidence: Evidence) -> bool:
     """
     Whether the kernel takes what only the guard would refuse, because there is no guard.
 
@@ -110,7 +110,7 @@ def taken_anyway(packet: Outer, evidence: Evidence) -> bool:
 # --- in what it differs -----------------------------------------------------------------------------------------------
 
 
-def misfit(packet: Outer, way: Way, evidence: Evidence) -> Misfit | None:
+def misfit(packet: CapturedPacket, way: Way, evidence: Evidence) -> Misfit | None:
     """In what a balancer's packet differs from what the tunnel takes."""
     tunnel = way.tunnel
     if packet.version != tunnel.version:
@@ -133,7 +133,7 @@ def misfit(packet: Outer, way: Way, evidence: Evidence) -> Misfit | None:
     )
 
 
-def _other(packet: Outer, way: Way, evidence: Evidence) -> str:
+def _other(packet: CapturedPacket, way: Way, evidence: Evidence) -> str:
     """What to write where another encapsulation is sent."""
     tunnel, words = way.tunnel, _words(packet, way.tunnel)
     if not packet.encapsulation:
@@ -147,7 +147,7 @@ def _other(packet: Outer, way: Way, evidence: Evidence) -> str:
     return f"write {words} in [[tunnel]] {tunnel.name}{without}, or correct the load balancer"
 
 
-def _words(packet: Outer, tunnel: Tunnel) -> str:
+def _words(packet: CapturedPacket, tunnel: Tunnel) -> str:
     """How the file declares what was sent."""
     words = [f'encapsulation = "{packet.encapsulation or tunnel.encapsulation}"']
     if packet.encapsulation in ("gue", "fou"):
@@ -159,7 +159,7 @@ def _words(packet: Outer, tunnel: Tunnel) -> str:
     return " and ".join(words)
 
 
-def _form(packet: Outer, way: Way) -> Misfit | None:
+def _form(packet: CapturedPacket, way: Way) -> Misfit | None:
     """In what the headers of the same encapsulation differ, addresses left aside."""
     tunnel, here = way.tunnel, f"in [[tunnel]] {way.tunnel.name}"
     if packet.port != tunnel.port:

@@ -19,7 +19,7 @@ from dsr_agent.truth.doctor import (
     vip,
     way_back,
 )
-from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage, skipped
+from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, StageResult, skipped
 from dsr_agent.truth.doctor.evidence import Evidence
 
 _OF_TUNNELS: tuple[Callable[[Tunnel, Evidence], Iterator[Finding]], ...] = (
@@ -68,7 +68,7 @@ class Diagnosis:
     @property
     def fine(self) -> bool:
         """Whether there is no fault."""
-        return not any(cause.result is Result.FAULT for cause in self.causes)
+        return not any(cause.result is StageResult.FAULT for cause in self.causes)
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
@@ -87,7 +87,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 def _rank(finding: Finding) -> tuple[bool, int]:
     assert finding.cause is not None
-    return finding.result is not Result.FAULT, _RANK[finding.cause]
+    return finding.result is not StageResult.FAULT, _RANK[finding.cause]
 
 
 def _of_tunnel(each: Tunnel, evidence: Evidence) -> Iterator[Finding]:
@@ -139,7 +139,7 @@ def _without_consequences(found: Iterable[Finding]) -> list[Finding]:
 
 
 def _folded(finding: Finding, roots: Iterable[Finding]) -> Finding:
-    if finding.result is Result.OK or finding.cause is Cause.FIREWALL_DROPS:  # those were seen
+    if finding.result is StageResult.OK or finding.cause is Cause.FIREWALL_DROPS:  # those were seen
         return finding
     for root in roots:
         if finding.cause is Cause.UNANSWERED:  # whatever the fault is

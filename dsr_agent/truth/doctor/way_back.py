@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsr_agent.kernel.policy import Neighbour, Rule
-from dsr_agent.kernel.policy import Way as Answer
+from dsr_agent.kernel.policy import Neighbour, Route, Rule
 from dsr_agent.state.model import Ip, Vip
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
@@ -40,7 +39,7 @@ def way_back(vip: Vip, evidence: Evidence) -> Iterator[Finding]:
         yield ok(Stage.WAY_BACK, f"to {client} {answer}", vip=vip.ip)
 
 
-def _lost(vip: Vip, client: Ip, answer: Answer, evidence: Evidence) -> Finding:
+def _lost(vip: Vip, client: Ip, answer: Route, evidence: Evidence) -> Finding:
     told, moved = Told(Stage.WAY_BACK, vip=vip.ip), evidence.moved(*_UNSENT)
     if vip.key not in evidence.observed.addresses:
         return skipped(Stage.WAY_BACK, "the VIP is not here, so nothing is sent from it", vip=vip.ip)
@@ -57,11 +56,11 @@ def _lost(vip: Vip, client: Ip, answer: Answer, evidence: Evidence) -> Finding:
     return told.fault(Cause.WAY_BACK_MISSING, saw, f"ip {six}route add default via GATEWAY", *moved)
 
 
-def _next_hop(client: Ip, answer: Answer) -> Neighbour:
+def _next_hop(client: Ip, answer: Route) -> Neighbour:
     return Neighbour(answer.link, answer.gateway or client)
 
 
-def _to_nobody(vip: Vip, client: Ip, answer: Answer, evidence: Evidence) -> Finding:
+def _to_nobody(vip: Vip, client: Ip, answer: Route, evidence: Evidence) -> Finding:
     told, hop = Told(Stage.WAY_BACK, vip=vip.ip), _next_hop(client, answer)
     saw = f"answers to {client} go {answer}, and {hop.ip} is not to be found on {hop.link}"
     found = f"neighbour {hop.ip} on {hop.link}: no answer"

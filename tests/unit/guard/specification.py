@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from dsr_agent.guard.outer import Entrance, counted_in
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.ruleset import Request
 from dsr_agent.guard.sets import element, joined
 from dsr_agent.state.marks import LINK_GROUP
@@ -27,7 +27,7 @@ class Expected:
     """What is to become of a packet: where it is counted, or why it is refused; neither: it is not our business."""
 
     counted: Place | None = None
-    reason: Reason | None = None
+    reason: RefusalReason | None = None
 
 
 def expected(request: Request, packet: Packet) -> Expected:
@@ -90,12 +90,12 @@ def _sender(entrance: Entrance, source: Ip) -> Place | None:
     return counted_in(entrance.name, narrowest.prefixlen, narrowest.version), element(narrowest.network_address)
 
 
-def _why_not(request: Request, packet: Packet) -> Reason:
+def _why_not(request: Request, packet: Packet) -> RefusalReason:
     here = [entrance for entrance in request.entrances if _same_way(entrance, packet)]
     if any(_sender(entrance, packet.source) for entrance in here):
-        return Reason.GRE_HEADER if packet.protocol == GRE else Reason.UDP_HEADER
+        return RefusalReason.GRE_HEADER if packet.protocol == GRE else RefusalReason.UDP_HEADER
     declared = [network for entrance in request.entrances for network in entrance.senders]
-    return Reason.PROTOCOL if any(packet.source in network for network in declared) else Reason.SOURCE
+    return RefusalReason.PROTOCOL if any(packet.source in network for network in declared) else RefusalReason.SOURCE
 
 
 def _same_way(entrance: Entrance, packet: Packet) -> bool:
@@ -112,15 +112,15 @@ def _out_of_a_tunnel(request: Request, packet: Packet) -> Expected:
     reached = [target for target in request.vips if target.ip == packet.destination]
     reached = [target for target in reached if not target.links or packet.iifname in target.links]
     if not reached:
-        return Expected(reason=Reason.INNER_DESTINATION)
+        return Expected(reason=RefusalReason.INNER_DESTINATION)
     hosts = {*request.own, *(target.ip for target in request.vips)}
     if packet.source in hosts or any(_inside(packet.source, bad) for bad in NOBODYS):
-        return Expected(reason=Reason.INNER_SOURCE)
+        return Expected(reason=RefusalReason.INNER_SOURCE)
     if packet.protocol in (IPIP, SIX_IN_FOUR, GRE):
-        return Expected(reason=Reason.NESTED)
+        return Expected(reason=RefusalReason.NESTED)
     [target] = reached
     if target.services and not any(_serves(service, packet) for service in ("", *target.services)):
-        return Expected(reason=Reason.SERVICE)
+        return Expected(reason=RefusalReason.SERVICE)
     at = "_".join(["bound"] * bool(target.links) + ["served"] * bool(target.services)) or "vips"
     counted = joined(packet.iifname, str(target.ip)) if target.links else element(target.ip)
     return Expected(counted=(f"{at}{packet.version}", counted))

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from hypothesis import strategies as st
 
-from dsr_agent.guard.inner import Target
+from dsr_agent.guard.inner import GuardedVip
 from dsr_agent.guard.marked import Marked, Unwrapped
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request
@@ -96,7 +96,7 @@ def requests() -> st.SearchStrategy[Request]:
     """What a file can ask for."""
     services = st.lists(st.sampled_from(SERVICES), max_size=2, unique=True).map(tuple)
     links = st.one_of(st.just(()), st.lists(st.sampled_from(LINKS), max_size=2, unique=True).map(tuple))
-    targets = st.builds(Target, st.sampled_from(VIPS), services, links)
+    targets = st.builds(GuardedVip, st.sampled_from(VIPS), services, links)
     return st.builds(
         Request,
         entrances=entrances(),

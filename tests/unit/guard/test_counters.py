@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsr_agent.guard.counters import Totals
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.service.metrics import guard
 from dsr_agent.state.count import Count
@@ -160,7 +160,9 @@ def test_every_reason_has_a_row() -> None:
     """Also the one that nobody has been refused for: a series that comes into being is not seen to grow."""
     rows = guard.refused({("source", ""): Count(7, 700), ("from-open", ""): Count(5, 500)})
 
-    assert rows == {(str(reason),): Count(7, 700) if reason is Reason.SOURCE else Count() for reason in Reason}
+    assert rows == {
+        (str(reason),): Count(7, 700) if reason is RefusalReason.SOURCE else Count() for reason in RefusalReason
+    }
 
 
 def test_what_vips_received_is_one_number_whatever_is_asked_of_them() -> None:

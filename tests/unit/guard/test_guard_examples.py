@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 
 import pytest
 
-from dsr_agent.guard.inner import Target
+from dsr_agent.guard.inner import GuardedVip
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request, ruleset
 from dsr_agent.state.marks import LINK_GROUP
@@ -40,13 +40,13 @@ REQUEST = Request(
         Entrance("open_gre", OPEN_GRE, GRE, ()),
     ),
     vips=(
-        Target(ip_address("192.0.2.10")),
-        Target(ip_address("192.0.2.11"), ("udp/1812",)),
-        Target(ip_address("192.0.2.12"), (), ("seven", "seven.new")),
-        Target(ip_address("192.0.2.13"), ("udp/1812",), ("seven",)),
-        Target(ip_address("2001:db8::10")),
-        Target(ip_address("2001:db8::11"), ("tcp/443",)),
-        Target(ip_address("2001:db8::12"), (), ("seven",)),
+        GuardedVip(ip_address("192.0.2.10")),
+        GuardedVip(ip_address("192.0.2.11"), ("udp/1812",)),
+        GuardedVip(ip_address("192.0.2.12"), (), ("seven", "seven.new")),
+        GuardedVip(ip_address("192.0.2.13"), ("udp/1812",), ("seven",)),
+        GuardedVip(ip_address("2001:db8::10")),
+        GuardedVip(ip_address("2001:db8::11"), ("tcp/443",)),
+        GuardedVip(ip_address("2001:db8::12"), (), ("seven",)),
     ),
     own=frozenset(map(ip_address, ("10.0.3.2", "10.0.3.3", "2001:db8:1::1"))),
 )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsr_agent.guard.outer import Entrance
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.ruleset import PRIORITY, Request, ruleset
 from dsr_agent.state.marks import LINK_GROUP
 from dsr_agent.state.model import Ip
@@ -19,7 +19,7 @@ from tests.unit.guard.packets import GRE, IPIP, TCP, Packet, gre, outer, ports
 from tests.unit.guard.specification import Expected, expected
 from tests.unit.guard.strategies import KEYS, LOCALS, NETWORKS, SENDERS, VIPS, arriving, decapsulated, requests
 
-REASONS = [str(reason) for reason in Reason]
+REASONS = [str(reason) for reason in RefusalReason]
 
 
 def assert_as_promised(request: Request, packet: Packet) -> Expected:
@@ -59,7 +59,7 @@ def test_nothing_is_forwarded_from_or_to_a_tunnel(found: tuple[Request, Packet],
     verdict = judge(ruleset(request), on_its_way, "forward")
 
     assert verdict.accepted == (not comes and not goes)
-    assert verdict.counts == Counter({(str(Reason.FORWARD), ""): int(comes or goes)}) - Counter()
+    assert verdict.counts == Counter({(str(RefusalReason.FORWARD), ""): int(comes or goes)}) - Counter()
 
 
 @given(st.sampled_from(KEYS), st.sampled_from(KEYS), st.booleans(), st.booleans(), st.sampled_from(SENDERS))
@@ -133,7 +133,7 @@ def test_a_stranger_where_another_encapsulation_is_open_to_anybody() -> None:
     another = Entrance("another", LOCALS[1], IPIP, (IPv4Network("10.1.0.7"),))
 
     for request in (Request((*entrances, another)), Request(entrances)):
-        assert assert_as_promised(request, outer("10.1.0.5", str(LOCALS[0]))).reason == Reason.SOURCE
+        assert assert_as_promised(request, outer("10.1.0.5", str(LOCALS[0]))).reason == RefusalReason.SOURCE
 
 
 def test_a_tunnel_on_its_way_to_another_encapsulation_has_two_entrances_that_share_their_senders() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from dsr_agent.guard.marked import Marked, Unwrapped, chains
-from dsr_agent.guard.reasons import Reason
+from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.guard.ruleset import Request, ruleset, unguarded
 from dsr_agent.guard.sets import element
 from dsr_agent.state.marks import LINK_GROUP, PROBE_MARK
@@ -28,7 +28,7 @@ class Fate:
 
     to: Ip | None = None
     counted: Place | None = None
-    reason: Reason | None = None
+    reason: RefusalReason | None = None
 
 
 def fate(request: Request, packet: Packet) -> Fate:
@@ -42,9 +42,9 @@ def fate(request: Request, packet: Packet) -> Fate:
         counted = (f"plain{packet.version}", element(packet.destination)) if plain else None
         return Fate(counted=counted)
     if packet.source in request.own or any(packet.source in bad for bad in NOBODYS if bad.version == packet.version):
-        return Fate(meant.vip, reason=Reason.INNER_SOURCE)
+        return Fate(meant.vip, reason=RefusalReason.INNER_SOURCE)
     if meant.services and not _serves(meant, packet):
-        return Fate(meant.vip, reason=Reason.SERVICE)
+        return Fate(meant.vip, reason=RefusalReason.SERVICE)
     return Fate(meant.vip, (f"marked{packet.version}", element(meant.vip)))
 
 

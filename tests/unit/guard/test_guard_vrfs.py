@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from dsr_agent.guard.inner import Target
+from dsr_agent.guard.inner import GuardedVip
 from dsr_agent.guard.marked import Marked, Unwrapped
 from dsr_agent.guard.outer import Entrance
 from dsr_agent.guard.ruleset import Request, ruleset, unguarded
@@ -22,7 +22,7 @@ BALANCERS = (ip_network("10.1.0.5"),)
 UNWRAPPED = Unwrapped((Marked("d", 7, VIP),), (("d", frozenset({LOCAL})),), (PLAIN,))
 REQUEST = Request(
     (Entrance("t", LOCAL, IPIP, BALANCERS),),
-    (Target(VIP),),
+    (GuardedVip(VIP),),
     frozenset({LOCAL, VIP}),
     links=frozenset({"t"}),
     unwrapped=UNWRAPPED,

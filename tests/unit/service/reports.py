@@ -22,7 +22,7 @@ from dsr_agent.state.model import (
     Tunnel,
     Vip,
 )
-from dsr_agent.state.report import Cause, Outcome, Report, Result
+from dsr_agent.state.report import Outcome, PassCause, Report, Result
 from dsr_agent.state.why import Why
 
 LOCAL = ip_address("10.0.0.2")
@@ -72,7 +72,7 @@ def add(address: str, why: Why = Why.MISSING) -> AddAddress:
 
 
 def report(
-    cause: Cause = Cause.DRIFT,
+    cause: PassCause = PassCause.DRIFT,
     *,
     scope: Scope = EVERYTHING,
     found_missing: tuple[str, ...] = (),

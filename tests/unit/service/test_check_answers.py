@@ -17,7 +17,7 @@ from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.service.checks import http, radius, tacacs
 from dsr_agent.service.checks.asking import CannotAskError, Target
 from dsr_agent.service.checks.secret import reveal
-from dsr_agent.truth.checks import Reason
+from dsr_agent.truth.checks import FailureReason
 
 VIP, OWN = "192.0.2.10", "10.0.3.2"
 TARGET = Target(ip_address(VIP), "udp/1812", ip_address(OWN))
@@ -68,18 +68,20 @@ class TestRadius:
         [
             ({}, 2, None),
             ({}, 5, None),
-            ({}, 3, Reason.REJECTED),
+            ({}, 3, FailureReason.REJECTED),
             (USER, 2, None),
-            (USER, 3, Reason.REJECTED),
-            (USER, 11, Reason.REJECTED),
+            (USER, 3, FailureReason.REJECTED),
+            (USER, 11, FailureReason.REJECTED),
             ({**USER, "expect": "reject"}, 3, None),
-            ({**USER, "expect": "reject"}, 2, Reason.REJECTED),
+            ({**USER, "expect": "reject"}, 2, FailureReason.REJECTED),
             ({**USER, "expect": "any"}, 11, None),
             ({**USER, "expect": "any"}, 3, None),
         ],
     )
     @pytest.mark.parametrize("signed", [True, False])
-    def test_a_genuine_answer(self, keys: dict[str, str], code: int, reason: Reason | None, signed: bool) -> None:
+    def test_a_genuine_answer(
+        self, keys: dict[str, str], code: int, reason: FailureReason | None, signed: bool
+    ) -> None:
         one = check("radius", **keys)
         made = radius.request(one)
         made.RequestPacket()
@@ -94,7 +96,7 @@ class TestRadius:
         found = radius.judge(one, TARGET, made, reply(made, 2), OWN)
 
         assert found is not None
-        assert found.reason is Reason.WRONG_SOURCE
+        assert found.reason is FailureReason.WRONG_SOURCE
         assert found.text == f"answers from {OWN} instead of the VIP"
 
     def test_an_answer_with_another_secret_or_a_forged_signature_is_none(self) -> None:
@@ -108,7 +110,7 @@ class TestRadius:
         for data in (reply(made, 2, secret=b"other"), bytes(forged)):
             found = radius.judge(one, TARGET, made, data, VIP)
             assert found is not None
-            assert found.reason is Reason.BAD_ANSWER
+            assert found.reason is FailureReason.BAD_ANSWER
             assert radius.judge(one, TARGET, made, data, OWN) is None
 
     @given(st.binary(max_size=300), st.sampled_from([VIP, OWN]))
@@ -116,7 +118,7 @@ class TestRadius:
         one = check("radius")
         found = radius.judge(one, TARGET, radius.request(one), data, peer)
 
-        assert found is None if peer == OWN else found is not None and found.reason is Reason.BAD_ANSWER
+        assert found is None if peer == OWN else found is not None and found.reason is FailureReason.BAD_ANSWER
 
     @given(st.data())
     def test_an_answer_that_was_tampered_with_is_a_bad_answer(self, data: st.DataObject) -> None:
@@ -129,7 +131,7 @@ class TestRadius:
         for bad in (changed, good[:at]):
             found = radius.judge(one, TARGET, made, bad, VIP)
             assert found is not None
-            assert found.reason is Reason.BAD_ANSWER
+            assert found.reason is FailureReason.BAD_ANSWER
 
     @given(st.binary(max_size=250))
     def test_a_signed_answer_with_whatever_inside_raises_nothing(self, inside: bytes) -> None:

@@ -25,10 +25,10 @@ from dsr_agent.service.overview import Overview
 from dsr_agent.service.web.endpoints import Endpoints
 from dsr_agent.state.local import LocalAddress
 from dsr_agent.state.model import Address, Desired, Link, Observed, Tunnel, Vip
-from dsr_agent.truth.checks import Answer, Asked, Checked, Reason
+from dsr_agent.truth.checks import Answer, Asked, Checked, FailureReason
 from tests.unit.service.reports import VIP1, VIP2, desired, observed, report
 
-SILENT = Answer(Reason.TIMEOUT, "no answer", "it hangs")
+SILENT = Answer(FailureReason.TIMEOUT, "no answer", "it hangs")
 A, B = Vip(ip_address("192.0.2.1"), "a", services=("tcp/49",)), Vip(ip_address("192.0.2.2"), "b")
 
 

@@ -14,7 +14,7 @@ from dsr_agent.state.errors import NotPermitted, NotYet
 from dsr_agent.state.model import GUARD, THIS_HOST, Key, LinkKey, SysctlKey, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
-from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
+from dsr_agent.truth.listeners import Service, ServiceFinding, Standing, Verdict
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
 from dsr_agent.truth.spans import Span, Spans
@@ -147,7 +147,7 @@ def test_unknown_paths_say_which_there_are() -> None:
 def test_a_vip_that_nobody_serves_is_not_ready_and_the_other_is() -> None:
     board = Board(clock=Clock())
     board.add(report())
-    board.services = {Service(key(VIP1), "udp/1812"): Standing(Finding("udp/1812", Verdict.NOBODY), up=False)}
+    board.services = {Service(key(VIP1), "udp/1812"): Standing(ServiceFinding("udp/1812", Verdict.NOBODY), up=False)}
     wanted = board.overview.desired
     vips = {at: replace(vip, services=("udp/1812",) if at == key(VIP1) else ()) for at, vip in wanted.vips.items()}
     board.overview = replace(board.overview, desired=replace(wanted, vips=vips))
@@ -184,7 +184,7 @@ def test_who_is_held_is_not_ready_and_speaks_for_nobody_else() -> None:
     held = desired(VIP1, VIP2).holding([ip_address(VIP1)])
     board.add(report(wanted=held, saw=observed(VIP2)))
     board.holds = Spans({ip_address(VIP1): Span(0.0, 20.0), ip_address("192.0.2.99"): Span(5.0)})
-    board.services = {Service(key(VIP1), "udp/1812"): Standing(Finding("udp/1812", Verdict.NOBODY), up=False)}
+    board.services = {Service(key(VIP1), "udp/1812"): Standing(ServiceFinding("udp/1812", Verdict.NOBODY), up=False)}
     found = Endpoints(board)
     assert said(found, f"/readyz/{VIP1}") == (503, "held")
     assert [found(path).status for path in (f"/readyz/{VIP2}", "/readyz")] == [200, 200]

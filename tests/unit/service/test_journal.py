@@ -14,12 +14,12 @@ import pytest
 from dsr_agent.service import journal, notify
 from dsr_agent.service.journal import Kind, about, carrying, fields_of, of_actions, priority
 from dsr_agent.service.narrator import Narrator
-from dsr_agent.service.subjects import Sort, sort_of, tunnel_of
+from dsr_agent.service.subjects import SubjectSort, sort_of, tunnel_of
 from dsr_agent.state.actions import Problem
 from dsr_agent.state.errors import NotYet
 from dsr_agent.state.marks import TUNNEL_ADDRESS
 from dsr_agent.state.model import ROUTES, THIS_HOST, AddressKey, Key, LinkKey, ModuleKey, SysctlKey, TunnelKey
-from dsr_agent.state.report import Cause
+from dsr_agent.state.report import PassCause
 from tests.unit.service.reports import LOCAL, VIP1, VIP2, add, desired, key, report
 
 DESIRED = desired(VIP1, VIP2)
@@ -29,23 +29,23 @@ DUMMY = AddressKey("dsr-ipip", TUNNEL_ADDRESS, 32)
 @pytest.mark.parametrize(
     ("which", "sort", "tunnel"),
     [
-        (key(VIP1), Sort.VIP, None),
-        (AddressKey("lo", LOCAL, 32), Sort.VIP, None),
-        (DUMMY, Sort.TUNNEL_ADDRESS, "dsr-ipip"),
-        (LinkKey("dsr-ipip"), Sort.TUNNEL, "dsr-ipip"),
-        (LinkKey("dsr-ipip.new"), Sort.TUNNEL, "dsr-ipip"),
-        (LinkKey("adopted0"), Sort.TUNNEL, "adopted0"),
-        (LinkKey("lo"), Sort.DEVICE, None),
-        (TunnelKey("dsr-ipip"), Sort.TUNNEL, "dsr-ipip"),
-        (SysctlKey("net/ipv4/conf/dsr-ipip/rp_filter"), Sort.SYSCTL, "dsr-ipip"),
-        (SysctlKey("net/ipv4/conf/eth0/arp_ignore"), Sort.SYSCTL, None),
-        (ModuleKey("ipip"), Sort.MODULE, None),
-        (ROUTES, Sort.HOST, None),
-        (THIS_HOST, Sort.HOST, None),
+        (key(VIP1), SubjectSort.VIP, None),
+        (AddressKey("lo", LOCAL, 32), SubjectSort.VIP, None),
+        (DUMMY, SubjectSort.TUNNEL_ADDRESS, "dsr-ipip"),
+        (LinkKey("dsr-ipip"), SubjectSort.TUNNEL, "dsr-ipip"),
+        (LinkKey("dsr-ipip.new"), SubjectSort.TUNNEL, "dsr-ipip"),
+        (LinkKey("adopted0"), SubjectSort.TUNNEL, "adopted0"),
+        (LinkKey("lo"), SubjectSort.DEVICE, None),
+        (TunnelKey("dsr-ipip"), SubjectSort.TUNNEL, "dsr-ipip"),
+        (SysctlKey("net/ipv4/conf/dsr-ipip/rp_filter"), SubjectSort.SYSCTL, "dsr-ipip"),
+        (SysctlKey("net/ipv4/conf/eth0/arp_ignore"), SubjectSort.SYSCTL, None),
+        (ModuleKey("ipip"), SubjectSort.MODULE, None),
+        (ROUTES, SubjectSort.HOST, None),
+        (THIS_HOST, SubjectSort.HOST, None),
     ],
     ids=str,
 )
-def test_what_a_key_is_about(which: Key, sort: Sort, tunnel: str | None) -> None:
+def test_what_a_key_is_about(which: Key, sort: SubjectSort, tunnel: str | None) -> None:
     assert sort_of(which, DESIRED) is sort
     assert tunnel_of(which, DESIRED) == tunnel
 
@@ -80,9 +80,9 @@ def test_each_of_many_vips_can_be_found_though_the_text_gives_a_number() -> None
 
 def test_trouble_and_its_end_are_kinds_of_their_own() -> None:
     narrator = Narrator(DESIRED)
-    trouble = narrator.tell(report(Cause.RETRY, problems=(Problem(TunnelKey("dsr-ipip"), NotYet("no route")),)))
+    trouble = narrator.tell(report(PassCause.RETRY, problems=(Problem(TunnelKey("dsr-ipip"), NotYet("no route")),)))
     assert [(line.kind, line.fields) for line in trouble] == [(Kind.TROUBLE, (("TUNNEL", "dsr-ipip"),))]
-    assert [line.kind for line in narrator.tell(report(Cause.RETRY))] == [Kind.IN_SYNC]
+    assert [line.kind for line in narrator.tell(report(PassCause.RETRY))] == [Kind.IN_SYNC]
 
 
 def test_every_kind_has_an_id_of_its_own_that_systemd_takes() -> None:

@@ -16,7 +16,7 @@ from dsr_agent.service.board import Board
 from dsr_agent.service.journal import Kind
 from dsr_agent.service.listeners import Beat, Listeners, changes
 from dsr_agent.state.model import Desired, Vip
-from dsr_agent.truth.listeners import Finding, Service, Standing, Standings, Verdict
+from dsr_agent.truth.listeners import Service, ServiceFinding, Standing, Standings, Verdict
 
 SERVICES = tuple(f"udp/{port}" for port in range(1, 9))
 VIP = Vip(ip_address("192.0.2.10"), "radius", services=SERVICES)
@@ -25,7 +25,7 @@ DESIRED = Desired(vips={VIP.key: VIP})
 
 def standings(verdict: Verdict, services: Iterable[str] = SERVICES[:1]) -> Standings:
     """All of them as seen, and settled."""
-    found = {Service(VIP.key, name): Finding(name, verdict, ("0.0.0.0:1",)) for name in services}
+    found = {Service(VIP.key, name): ServiceFinding(name, verdict, ("0.0.0.0:1",)) for name in services}
     return {service: Standing(finding, finding.listening) for service, finding in found.items()}
 
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dsr_agent.guard.selftest import COUNTED
 from dsr_agent.kernel.stats import Counted, Received
 from dsr_agent.service.board import Board
-from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Sources
+from dsr_agent.service.metrics.collector import HttpCounts, Metrics, Readers
 from dsr_agent.service.metrics.families import FAMILIES
 from dsr_agent.service.readiness import About
 from dsr_agent.service.web.endpoints import Endpoints
@@ -24,8 +24,8 @@ from dsr_agent.state.model import Link, TunnelKey
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.report import Report, Result
 from dsr_agent.state.table import GuardPolicy, ObservedGuard, Table
-from dsr_agent.truth.checks import Answer, Checked, Reason
-from dsr_agent.truth.listeners import Finding, Service, Standing, Verdict
+from dsr_agent.truth.checks import Answer, Checked, FailureReason
+from dsr_agent.truth.listeners import Service, ServiceFinding, Standing, Verdict
 from dsr_agent.truth.probe import Pair
 from dsr_agent.truth.reach import Reach, Reached
 from dsr_agent.truth.spans import Span, Spans
@@ -53,7 +53,7 @@ class World:
         self.lost = 0
         self.http = HttpCounts(listening={"127.0.0.1:9177": True}, agent_check_listening={"0.0.0.0:8190": True})
         self.guard: dict[tuple[str, str], Count] = {}
-        sources = Sources(
+        sources = Readers(
             self._counters,
             list,
             lambda: self.guard,
@@ -88,9 +88,9 @@ def full() -> World:
         observed=replace(world.board.overview.observed, guard=guarded, links={"tunl0": Link("tunl0", "ipip")}),
     )
     service = Service(key(VIP1), "udp/1812")
-    world.board.services = {service: Standing(Finding(service.name, Verdict.BOUND), up=True)}
+    world.board.services = {service: Standing(ServiceFinding(service.name, Verdict.BOUND), up=True)}
     world.board.probes.show(Pair(ip_address(VIP1), "dsr-ipip"), Reach(Reached.UP))
-    silent = Answer(Reason.TIMEOUT, "no answer")
+    silent = Answer(FailureReason.TIMEOUT, "no answer")
     world.board.checks = {ip_address(VIP1): {"radius": Checked().after(silent, 3, 2).after(Answer(), 3, 2)}}
     world.received["dsr-ipip"] = Received(packets=1)
     world.guard["source", ""] = Count(1, 100)
@@ -297,7 +297,7 @@ def test_what_the_self_test_sent_is_taken_off_the_tunnels_count() -> None:
 
 def test_a_check_that_has_no_verdict_yet_is_neither_up_nor_down() -> None:
     world = World(report())
-    silent = Answer(Reason.TIMEOUT, "no answer")
+    silent = Answer(FailureReason.TIMEOUT, "no answer")
     once = Checked().after(silent, 2, 1)
     world.board.checks = {ip_address(VIP1): {"radius": once}}
     assert "dsr_check_up{" not in world.page()

@@ -9,8 +9,8 @@ from typing import Any
 
 from dsr_agent.config.desired import address_of
 from dsr_agent.kernel.capture import Captured
-from dsr_agent.kernel.headers import GRE, Inner, Outer
-from dsr_agent.kernel.policy import Neighbour, Way
+from dsr_agent.kernel.headers import GRE, CapturedPacket, Inner
+from dsr_agent.kernel.policy import Neighbour, Route
 from dsr_agent.reconcile.link_sysctls import arp_sysctls
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.protection import wanted_table
@@ -19,14 +19,11 @@ from dsr_agent.service.selftest import ways
 from dsr_agent.state.errors import Unsupported
 from dsr_agent.state.local import LocalAddress, LocalTowards
 from dsr_agent.state.marks import ALIAS, LINK_GROUP
-from dsr_agent.state.model import EVERYTHING, Address, Desired, Ip, Link, Observed, SysctlKey, Tunnel, Vip
-from dsr_agent.state.model import Outer as Header
-from dsr_agent.state.probe import Evidence as Grown
-from dsr_agent.state.probe import Seen, Sight
+from dsr_agent.state.model import EVERYTHING, Address, Desired, Ip, Link, Observed, Outer, SysctlKey, Tunnel, Vip
+from dsr_agent.state.probe import Increase, Seen, Sight
 from dsr_agent.state.table import GuardPolicy, ObservedGuard
 from dsr_agent.truth.doctor.evidence import Counters, Evidence, Word
-from dsr_agent.truth.listeners import Finding as Listening
-from dsr_agent.truth.listeners import Service, Verdict
+from dsr_agent.truth.listeners import Service, ServiceFinding, Verdict
 from dsr_agent.truth.probe import Pair
 
 HERE, BALANCER, STRANGER = IPv4Address("10.0.0.2"), IPv4Address("10.9.0.5"), IPv4Address("10.9.9.9")
@@ -34,8 +31,8 @@ CLIENT, CLIENT6 = ip_address("203.0.113.7"), ip_address("2001:db8:c::7")
 V4, V6 = ip_address("192.0.2.10"), ip_address("2001:db8:f::10")
 SERVED = "udp/1812"
 TUNNEL = Tunnel("dsr-gre", "gre", LocalAddress(HERE), (ip_network(f"{BALANCER}/32"),))
-LINK = Link("dsr-gre", "gre", up=True, group=LINK_GROUP, alias=ALIAS, outer=Header(local=HERE))
-OUT = Way("eth0", ip_address("10.0.0.1"), 254)
+LINK = Link("dsr-gre", "gre", up=True, group=LINK_GROUP, alias=ALIAS, outer=Outer(local=HERE))
+OUT = Route("eth0", ip_address("10.0.0.1"), 254)
 GATEWAY = Neighbour("eth0", ip_address("10.0.0.1"))
 MINUTE = 3.0
 
@@ -76,11 +73,11 @@ def host(desired: Desired, *without: str, links: Iterable[Link] = (), **sysctls:
     return observed
 
 
-def arriving(vip: Ip = V4, **changes: Any) -> Outer:
+def arriving(vip: Ip = V4, **changes: Any) -> CapturedPacket:
     """A client's request, as the balancer sends it."""
     client = CLIENT if vip.version == 4 else CLIENT6
     inner = Inner(client, vip, 60, 17, 1812)
-    return replace(Outer("eth0", BALANCER, HERE, GRE, 84, inner=inner), **changes)
+    return replace(CapturedPacket("eth0", BALANCER, HERE, GRE, 84, inner=inner), **changes)
 
 
 def evidence(desired: Desired | None = None, observed: Observed | None = None, **changes: Any) -> Evidence:
@@ -98,7 +95,7 @@ def evidence(desired: Desired | None = None, observed: Observed | None = None, *
         Counters(guard={}),
         {Pair(vip.ip, name): Sight(Seen.ARRIVED, name) for vip in desired.vips.values() for name in vip.tunnels},
         captured=Captured((arriving(V4), arriving(V6))),
-        listening={Service(key, SERVED): Listening(SERVED, Verdict.BOUND) for key in desired.vips},
+        listening={Service(key, SERVED): ServiceFinding(SERVED, Verdict.BOUND) for key in desired.vips},
         answers={V4: {CLIENT: OUT}, V6: {CLIENT6: OUT}},
         ordinary={CLIENT: OUT, CLIENT6: OUT},
         drops=(),
@@ -116,17 +113,17 @@ def broken(*without: str, links: Iterable[Link] = (), desired: Desired | None = 
 
 def lost(*names: str, tunnel: int = 0, refused: int = 0) -> Mapping[Pair, Sight]:
     """The self-test's packet to the IPv4 VIP got lost, while these counters moved."""
-    grown = Grown(dict.fromkeys(names, 1), tunnel, refused, 2)
+    grown = Increase(dict.fromkeys(names, 1), tunnel, refused, 2)
     return {Pair(V4, "dsr-gre"): Sight(Seen.LOST, evidence=grown), Pair(V6, "dsr-gre"): Sight(Seen.ARRIVED)}
 
 
-def sent(*packets: Outer, **changes: Any) -> Evidence:
+def sent(*packets: CapturedPacket, **changes: Any) -> Evidence:
     """What came in instead."""
     return evidence(captured=Captured(tuple(packets)), **changes)
 
 
 def listens(verdict: Verdict, **changes: Any) -> Evidence:
-    found = Listening(SERVED, verdict, ("10.0.0.2:1812",))
+    found = ServiceFinding(SERVED, verdict, ("10.0.0.2:1812",))
     return evidence(listening={Service(key, SERVED): found for key in file().vips}, **changes)
 
 
@@ -138,7 +135,7 @@ def vrf(*links: Link) -> Evidence:
     """The card, or what else is among *links*, is in a VRF, and the VIP is not."""
     card = Link("eth0", up=True, answers_arp=True, mtu=1500, master="red")
     observed = host(file(), links=[Link("red", "vrf", up=True), *(links or [card])])
-    return evidence(None, observed, answers={V4: {CLIENT: Way(refused="unreachable")}})
+    return evidence(None, observed, answers={V4: {CLIENT: Route(refused="unreachable")}})
 
 
 def card_down() -> Evidence:

@@ -9,8 +9,8 @@ from typing import Any
 
 from dsr_agent.config.desired import address_of
 from dsr_agent.kernel.capture import Captured
-from dsr_agent.kernel.headers import Outer, arriving
-from dsr_agent.kernel.policy import Way
+from dsr_agent.kernel.headers import CapturedPacket, arriving
+from dsr_agent.kernel.policy import Route
 from dsr_agent.reconcile.link_sysctls import arp_sysctls
 from dsr_agent.reconcile.plan import plan
 from dsr_agent.reconcile.protection import wanted_table
@@ -71,7 +71,7 @@ def wrapped(
 
 def sent(
     kind: str, outer: int, inner: int = 4, *, source: str = "", to: str = "", limit: bool = False, **form: Any
-) -> Outer:
+) -> CapturedPacket:
     """As it is seen on the card; *limit*: with Linux' encapsulation limit in between."""
     protocol, payload = wrapped(kind, inner, **form)
     if limit:
@@ -146,10 +146,10 @@ class World:
         table = wanted_table(self.desired, resolve(self.desired, observed), observed)
         return replace(observed, guard=ObservedGuard(table))
 
-    def evidence(self, *packets: Outer, observed: Observed | None = None, **changes: Any) -> Evidence:
+    def evidence(self, *packets: CapturedPacket, observed: Observed | None = None, **changes: Any) -> Evidence:
         desired, observed = self.desired, observed or self.observed()
         wanted = resolve(desired, observed)
-        out = Way("eth0", ip_address("10.0.0.1"), 254)
+        out = Route("eth0", ip_address("10.0.0.1"), 254)
         found = Evidence(
             desired,
             observed,

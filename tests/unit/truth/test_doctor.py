@@ -14,18 +14,17 @@ from hypothesis import strategies as st
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
 from dsr_agent.kernel.capture import Captured
-from dsr_agent.kernel.policy import Rule, Way
+from dsr_agent.kernel.policy import Route, Rule
 from dsr_agent.kernel.stats import Received
 from dsr_agent.printing_doctor import diagnosed, diagnosed_json
 from dsr_agent.state.count import Count
 from dsr_agent.state.marks import TUNNEL_ADDRESS
 from dsr_agent.state.probe import Seen, Sight
 from dsr_agent.state.table import GuardPolicy
-from dsr_agent.truth.doctor.causes import Cause, Finding, Result, Stage
+from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, StageResult
 from dsr_agent.truth.doctor.evidence import Counters, Evidence, Word
 from dsr_agent.truth.doctor.walk import Diagnosis, diagnose
-from dsr_agent.truth.listeners import Finding as Listening
-from dsr_agent.truth.listeners import Service, Verdict
+from dsr_agent.truth.listeners import Service, ServiceFinding, Verdict
 from dsr_agent.truth.probe import Pair
 from tests.unit.truth.doctor_cases import (
     AT_CARD,
@@ -65,7 +64,7 @@ def test_a_healthy_host_is_well_at_every_stage() -> None:
     assert found.causes == ()
     assert found.fine
     for stages in found.vips.values():
-        unclear = [each for each in stages if each.result is not Result.OK]
+        unclear = [each for each in stages if each.result is not StageResult.OK]
         assert [each.stage for each in unclear] == [Stage.ANSWER] * len(unclear), unclear
         assert [each.stage for each in stages] == sorted((each.stage for each in stages), key=list(Stage).index)
         assert {each.stage for each in stages} == {*Stage} - {Stage.AGENT}
@@ -73,15 +72,17 @@ def test_a_healthy_host_is_well_at_every_stage() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} {case[4]}")
-def test_each_fault_is_named_first_and_alone(case: tuple[Cause, Stage, Result, Callable[[], Evidence], str]) -> None:
+def test_each_fault_is_named_first_and_alone(
+    case: tuple[Cause, Stage, StageResult, Callable[[], Evidence], str],
+) -> None:
     cause, stage, result, make, remedy = case
     found = diagnose(make())
     told = first(found)
     assert (told.cause, told.stage, told.result) == (cause, stage, result), found.causes
     assert remedy in told.remedy
     assert told.saw
-    assert {each.cause for each in found.causes if each.result is Result.FAULT} <= {cause}, found.causes
-    assert found.fine is (result is not Result.FAULT)
+    assert {each.cause for each in found.causes if each.result is StageResult.FAULT} <= {cause}, found.causes
+    assert found.fine is (result is not StageResult.FAULT)
     assert str(cause) in diagnosed(found)
     assert diagnosed_json(found)["causes"][0]["cause"] == cause
 
@@ -106,7 +107,7 @@ def test_counters_are_told_by_the_kernels_names() -> None:
 def test_what_follows_from_a_fault_is_told_as_that() -> None:
     stages = {each.stage: each for each in diagnose(broken("dsr-gre", "ip_gre")).vips[V4]}
     assert stages[Stage.TUNNEL].saw == stages[Stage.FIREWALL].saw == "follows from module_missing"
-    assert stages[Stage.WAY_BACK].result is Result.OK
+    assert stages[Stage.WAY_BACK].result is StageResult.OK
 
 
 def test_a_packet_that_is_lost_for_want_of_a_way_back_was_dropped_by_no_firewall() -> None:
@@ -129,7 +130,7 @@ def test_what_the_guard_has_let_in_stands_for_what_cannot_be_seen() -> None:
     stages = {each.stage: each for each in diagnose(made).vips[V4]}
     assert stages[Stage.ARRIVING].saw == "the guard has let in 9 packets in 3 s"
     stages = {each.stage: each for each in diagnose(evidence(captured=None, uncaptured="needs root")).vips[V4]}
-    assert (stages[Stage.ARRIVING].result, stages[Stage.ARRIVING].saw) == (Result.UNKNOWN, "needs root")
+    assert (stages[Stage.ARRIVING].result, stages[Stage.ARRIVING].saw) == (StageResult.UNKNOWN, "needs root")
 
 
 def test_others_who_reach_the_host_are_named_where_nothing_wrapped_comes() -> None:
@@ -155,7 +156,7 @@ def test_causes_alike_are_told_with_the_vips_they_are_about() -> None:
     """Two services of one VIP are no two VIPs, and each is named."""
     one, other = ("nobody listens at udp/1812", "nobody listens at tcp/49")
     found = [
-        Finding(Stage.LISTENER, Result.FAULT, saw, cause=Cause.NOT_LISTENING, vip=vip, remedy=f"start {saw[-4:]}")
+        Finding(Stage.LISTENER, StageResult.FAULT, saw, cause=Cause.NOT_LISTENING, vip=vip, remedy=f"start {saw[-4:]}")
         for vip, saw in ((V4, one), (V4, other), (V6, one))
     ]
     text = diagnosed(Diagnosis({}, tuple(found)))
@@ -186,7 +187,7 @@ PIECES = {
     "without": st.lists(
         st.sampled_from(["dsr-gre", "eth0", str(V4), str(V6), "ip_gre", "table", str(TUNNEL_ADDRESS)]), max_size=3
     ),
-    "way": st.sampled_from([OUT, Way("eth1"), Way(refused="x"), Way(kind="blackhole"), Way(kind="local")]),
+    "way": st.sampled_from([OUT, Route("eth1"), Route(refused="x"), Route(kind="blackhole"), Route(kind="local")]),
     "rule": st.sampled_from([UNREACHABLE, BLACKHOLE, Rule(6, 3, "lookup", 100)]),
     "drop": st.sampled_from([DROP, AT_CARD]),
     "verdict": st.sampled_from(Verdict),
@@ -213,17 +214,17 @@ def test_whatever_was_seen_something_is_said(data: st.DataObject) -> None:
             ordinary={CLIENT: some("way")},
             rules=tuple(data.draw(st.lists(PIECES["rule"], max_size=2))),
             drops=data.draw(st.one_of(st.none(), st.lists(PIECES["drop"], max_size=2).map(tuple))),
-            listening={Service(key, SERVED): Listening(SERVED, some("verdict"), ("x",)) for key in desired.vips},
+            listening={Service(key, SERVED): ServiceFinding(SERVED, some("verdict"), ("x",)) for key in desired.vips},
             agent=Word(data.draw(st.sampled_from([None, 7])), some("says")),
         )
     )
-    faults = [each for stages in found.vips.values() for each in stages if each.result is Result.FAULT]
+    faults = [each for stages in found.vips.values() for each in stages if each.result is StageResult.FAULT]
     assert found.fine is not bool(faults)
     for stages in found.vips.values():
         assert {each.stage for each in stages} >= {*Stage} - {Stage.AGENT}
         for each in stages:
-            assert bool(each.cause) == bool(each.remedy) == (each.result in (Result.FAULT, Result.WARNING))
+            assert bool(each.cause) == bool(each.remedy) == (each.result in (StageResult.FAULT, StageResult.WARNING))
             assert each.saw
     results = [each.result for each in found.causes]
-    assert results == sorted(results, key=lambda result: result is not Result.FAULT)
+    assert results == sorted(results, key=lambda result: result is not StageResult.FAULT)
     assert diagnosed(found)

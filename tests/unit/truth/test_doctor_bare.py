@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from dsr_agent.kernel.headers import Outer, arriving
+from dsr_agent.kernel.headers import CapturedPacket, arriving
 from dsr_agent.state.errors import Unsupported
 from dsr_agent.state.local import LocalAddress, LocalOf
 from dsr_agent.state.model import Link, SysctlKey
@@ -35,7 +35,7 @@ from tests.unit.truth.kinds import (
 DSCP = World((tunnel("dscp"),), codes=(7, 7))
 
 
-def marked(version: int, code: int, port: int = 1812, to: str = "") -> Outer:
+def marked(version: int, code: int, port: int = 1812, to: str = "") -> CapturedPacket:
     found = arriving("eth0", header(CLIENTS[version], to or HERES[version], 17, datagram(port, b"x"), code))
     assert found
     return found
@@ -109,7 +109,7 @@ def test_marked_packets_to_an_address_that_is_gone() -> None:
 L2 = World((tunnel("l2"),))
 
 
-def plain(version: int) -> Outer:
+def plain(version: int) -> CapturedPacket:
     found = arriving("eth0", request(version))
     assert found
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dsr_agent.kernel.policy import Way
+from dsr_agent.kernel.policy import Route
 from dsr_agent.state.errors import Unsupported
 from dsr_agent.state.model import (
     Link,
@@ -16,7 +16,7 @@ from dsr_agent.state.model import (
 )
 from dsr_agent.state.ports import PortKey, UdpPort
 from dsr_agent.state.probe import Seen, Sight
-from dsr_agent.truth.doctor.causes import Cause, Result, Stage
+from dsr_agent.truth.doctor.causes import Cause, Stage, StageResult
 from dsr_agent.truth.doctor.evidence import Counters
 from dsr_agent.truth.doctor.walk import diagnose
 from dsr_agent.truth.probe import Pair
@@ -139,7 +139,7 @@ def test_how_much_fits(kind: str, version: int, overhead: int) -> None:
 def test_an_encapsulation_limit_takes_its_room() -> None:
     made = World((tunnel("ipip", 6),)).evidence(sent("ipip", 6, limit=True), told_mss={4: 1420, 6: 1400})
     (found,) = diagnose(made).causes
-    assert (found.cause, found.result) == (Cause.MTU_BLACK_HOLE, Result.WARNING)
+    assert (found.cause, found.result) == (Cause.MTU_BLACK_HOLE, StageResult.WARNING)
     assert "clients are told of TCP segments of 1420 bytes, and 1412 fit; 1452 bytes fit into 1500" in found.saw
     assert found.remedy == "write mss = 1392 in [guard]"
 
@@ -162,7 +162,7 @@ def test_pieces_that_get_lost_over_ipv6() -> None:
 
 
 def test_the_way_to_a_balancer_over_ipv6_may_be_narrow() -> None:
-    way = replace(Way("eth0"), mtu=1400)
+    way = replace(Route("eth0"), mtu=1400)
     made = World((tunnel("gre", 6),)).evidence(sent("gre", 6), to_balancers={ip_address(BALANCERS[6]): way})
     stages = {each.stage: each for each in diagnose(made).vips[ip_address(VIPS[4])]}
     assert "1356 bytes fit into 1400" in stages[Stage.MTU].saw

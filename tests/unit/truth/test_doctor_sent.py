@@ -9,13 +9,13 @@ import pytest
 
 from dsr_agent.guard.outer import counted_in
 from dsr_agent.guard.sets import element
-from dsr_agent.kernel.headers import Outer, arriving
+from dsr_agent.kernel.headers import CapturedPacket, arriving
 from dsr_agent.kernel.trace import ForeignDrop
 from dsr_agent.state.count import Count
 from dsr_agent.state.model import (
     Tunnel,
 )
-from dsr_agent.truth.doctor.causes import Cause, Result, Stage
+from dsr_agent.truth.doctor.causes import Cause, Stage, StageResult
 from dsr_agent.truth.doctor.evidence import Counters
 from dsr_agent.truth.doctor.walk import diagnose
 from tests.unit.truth.kinds import (
@@ -47,11 +47,11 @@ def test_what_is_declared_is_well(kind: str, version: int, inner: int) -> None:
     stages = {each.stage: each for each in found.vips[ip_address(VIPS[inner])]}
     assert stages[Stage.ARRIVING].saw == f"2 packets from {BALANCERS[version]} in 3 s"
     assert stages[Stage.ARRIVING].tunnel == name
-    assert (stages[Stage.MODULE].result, stages[Stage.TUNNEL].result) == (Result.OK, Result.OK)
+    assert (stages[Stage.MODULE].result, stages[Stage.TUNNEL].result) == (StageResult.OK, StageResult.OK)
 
 
 OTHER = "balancer_sends_other"
-SENT: list[tuple[str, Tunnel, Outer, str, str, str]] = [
+SENT: list[tuple[str, Tunnel, CapturedPacket, str, str, str]] = [
     (
         "gue to a fou tunnel",
         tunnel("fou"),
@@ -210,12 +210,12 @@ SENT: list[tuple[str, Tunnel, Outer, str, str, str]] = [
 
 @pytest.mark.parametrize("case", SENT, ids=lambda case: case[0])
 def test_what_is_sent_and_not_declared_is_named_with_what_to_write(
-    case: tuple[str, Tunnel, Outer, str, str, str],
+    case: tuple[str, Tunnel, CapturedPacket, str, str, str],
 ) -> None:
     _, declared, packet, cause, saw, remedy = case
     found = diagnose(World((declared,)).evidence(packet, packet))
     assert told(found) == [(cause, declared.name)]
-    assert (first(found).result, saw in first(found).saw) == (Result.FAULT, True), first(found)
+    assert (first(found).result, saw in first(found).saw) == (StageResult.FAULT, True), first(found)
     assert remedy in first(found).remedy, first(found)
     assert "2 packets captured in 3 s" in first(found).evidence
 
@@ -253,7 +253,7 @@ def test_nothing_arrives(kind: str, version: int, what: str, how: str) -> None:
     found = diagnose(World((tunnel(kind, version),)).evidence())
     assert told(found) == [("nothing_arrives", tunnel(kind, version).name)]
     assert (first(found).result, what in first(found).remedy, how in first(found).remedy) == (
-        Result.WARNING,
+        StageResult.WARNING,
         True,
         True,
     )
@@ -280,18 +280,18 @@ def test_another_tunnel_is_to_be_added_where_this_one_is_used() -> None:
     [(tunnel("fou"), sent("gue", 4)), (tunnel("gue"), sent("ipip", 4, 6)), (tunnel("gue", 6), sent("fou", 6, 6))],
     ids=["gue to fou", "6in4 to gue", "fou to gue over IPv6"],
 )
-def test_what_the_kernel_takes_where_nobody_guards_is_a_warning(declared: Tunnel, packet: Outer) -> None:
+def test_what_the_kernel_takes_where_nobody_guards_is_a_warning(declared: Tunnel, packet: CapturedPacket) -> None:
     """The kernel's port takes both forms, and its link both ways."""
     found = diagnose(World((declared,), guarded=False, guard=None).evidence(packet))
     assert told(found) == [(OTHER, declared.name)]
-    assert (first(found).result, found.fine) == (Result.WARNING, True)
+    assert (first(found).result, found.fine) == (StageResult.WARNING, True)
     guarded = diagnose(World((declared,)).evidence(packet))
     assert not guarded.fine
 
 
 def test_what_comes_over_ipv6_from_anybody_is_no_fault_of_a_tunnel_that_is_used() -> None:
     found = diagnose(World((tunnel("ipip"),)).evidence(sent("ipip", 4), sent("ipip", 6, source=STRANGERS[6])))
-    assert (first(found).cause, first(found).result) == (Cause.BALANCER_SENDS_OTHER, Result.WARNING)
+    assert (first(found).cause, first(found).result) == (Cause.BALANCER_SENDS_OTHER, StageResult.WARNING)
 
 
 def test_a_tunnel_open_to_anybody_takes_its_own_version_only() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dsr_agent.state.local import LocalAddress
 from dsr_agent.state.marks import LINK_GROUP
 from dsr_agent.state.model import Link, Outer, Tunnel, Vip
-from dsr_agent.state.probe import CLIENTS, PAYLOAD, Evidence, Seen, Sight
+from dsr_agent.state.probe import CLIENTS, PAYLOAD, Increase, Seen, Sight
 from dsr_agent.truth.findings import said, suspect
 from dsr_agent.truth.probe import Pair, Way, clients, pairs, shot
 from dsr_agent.truth.reach import Reach, Reached
@@ -215,15 +215,15 @@ def test_no_standing_without_as_many_results_in_a_row(sights: list[Sight], fall:
         (Sight(Seen.REFUSED, why="no"), "sending", "not sent: no"),
         (LOST, "unknown", "did not arrive"),
         (
-            Sight(Seen.LOST, evidence=Evidence({"TcpExtIPReversePathFilter": 1}, 1, 0, 1)),
+            Sight(Seen.LOST, evidence=Increase({"TcpExtIPReversePathFilter": 1}, 1, 0, 1)),
             "reverse_path",
             "with that of all: 1)",
         ),
-        (Sight(Seen.LOST, evidence=Evidence({}, 0, 1)), "tunnel_refuses", "refused"),
-        (Sight(Seen.LOST, evidence=Evidence({"IpInAddrErrors": 1}, 1)), "routing", "led packets nowhere"),
-        (Sight(Seen.LOST, evidence=Evidence({"IcmpOutDestUnreachs": 1})), "tunnel", "nobody is here"),
-        (Sight(Seen.LOST, evidence=Evidence({}, 1)), "firewall_behind_tunnel", "came out of the tunnel"),
-        (Sight(Seen.LOST, evidence=Evidence()), "firewall_before_tunnel", "nothing came out"),
+        (Sight(Seen.LOST, evidence=Increase({}, 0, 1)), "tunnel_refuses", "refused"),
+        (Sight(Seen.LOST, evidence=Increase({"IpInAddrErrors": 1}, 1)), "routing", "led packets nowhere"),
+        (Sight(Seen.LOST, evidence=Increase({"IcmpOutDestUnreachs": 1})), "tunnel", "nobody is here"),
+        (Sight(Seen.LOST, evidence=Increase({}, 1)), "firewall_behind_tunnel", "came out of the tunnel"),
+        (Sight(Seen.LOST, evidence=Increase()), "firewall_before_tunnel", "nothing came out"),
     ],
 )
 def test_what_a_result_suggests_is_what_its_evidence_says(sight: Sight, fault: str | None, words: str) -> None:
