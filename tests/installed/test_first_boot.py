@@ -83,7 +83,7 @@ class TestInstalling:
     def test_the_service_is_up_and_has_nothing_to_do(self) -> None:
         wait_for(active, "the agent is up")
         assert run("systemctl", "is-enabled", AGENT) == "enabled\n"
-        assert "0 tunnels, 0 VIPs" in "\n".join(Journal.all())
+        wait_for(lambda: any("0 tunnels, 0 VIPs" in line for line in Journal.all()), "the journal to have its word")
 
     def test_it_runs_as_its_own_user_with_two_capabilities(self) -> None:
         status = Path(f"/proc/{pid()}/status").read_text()
@@ -176,7 +176,7 @@ def test_drift_is_repaired_from_inside_the_sandbox(drift: Drift, eye: Eye, ledge
     drift.do()
     ledger.add(drift.what, eye.until_again(before), None)
     journal.wait("")  # not without a word
-    assert in_sync()
+    wait_for(in_sync, "all else to follow")
 
 
 @ON_13
@@ -369,7 +369,7 @@ def test_networkd_that_takes_every_device(ledger: Ledger) -> None:
             )
             tally = total(found)
         ledger.add("networkd that takes every device", None, tally)
-        assert "unmanaged" in run("networkctl", "list", "--no-legend", "dsr-ipip")
+        wait_for(lambda: "unmanaged" in run("networkctl", "list", "--no-legend", "dsr-ipip"), "networkd to leave ours")
         assert clean(tally)
         assert in_sync()
     finally:

@@ -66,7 +66,8 @@ class Fault:
     rightly. *known* says why another one comes first; it may not stay there once the right one does.
 
     With the agent stopped nobody repairs anything and there is no ``/readyz``; *undo* is then ``dsr-agent apply``, if
-    nothing else is said. *fresh*: another agent follows, because this one remembers that somebody fought it.
+    nothing else is said. *fresh*: another agent follows, because this one remembers that somebody fought it. *says* is
+    a word of what ``/readyz`` comes to say: an application that is started anew is away for a moment, another fault.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Fault:
     agent: str = RUNNING
     nftables: bool = False
     fresh: bool = False
+    says: str = ""
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-").replace(",", "")

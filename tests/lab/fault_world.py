@@ -21,7 +21,7 @@ from typing import Any, Self
 from pyrad.dictionary import Dictionary
 from pyrad.packet import AuthPacket
 
-from dsr_agent.service.web.client import Connection
+from dsr_agent.service.web.client import UnixConnection
 from tests.lab import fault_parts as parts
 from tests.lab import radius, tacacs, world
 from tests.lab.agent import Agent, tunnel, vip, wait_for
@@ -124,8 +124,8 @@ class Watch:
 
     def _ask(self, address: str) -> tuple[int, str]:
         """Status 0 while nobody answers."""
-        asking = Connection(self._socket)
-        asking.timeout = 2.0
+        asking = UnixConnection(self._socket)
+        asking.timeout = 10.0  # a machine that stands still for a while tells nothing about a VIP
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(asking):
             asking.request("GET", f"/readyz/{address}")
             answer = asking.getresponse()
@@ -220,12 +220,22 @@ class FaultWorld:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def doctor(self) -> list[dict[str, Any]]:
-        """The causes that it tells, and that its exit code fits them."""
-        done = self.agent.call("doctor", "--json", "--seconds", "1")
-        assert done.returncode in (0, 1), done.stdout + done.stderr
-        said = json.loads(done.stdout)
-        assert said["ok"] == (done.returncode == 0) == all(each["result"] != "fault" for each in said["causes"])
-        causes: list[dict[str, Any]] = said["causes"]
+        """
+        The causes that it tells, and that its exit code fits them.
+
+        It does not wait for the agent as long as the monitor does: if that is answered, the doctor is asked again.
+        """
+        causes: list[dict[str, Any]] = []
+
+        def told() -> bool:
+            done = self.agent.call("doctor", "--json", "--seconds", "1")
+            assert done.returncode in (0, 1), done.stdout + done.stderr
+            said = json.loads(done.stdout)
+            assert said["ok"] == (done.returncode == 0) == all(each["result"] != "fault" for each in said["causes"])
+            causes[:] = said["causes"]
+            return not any(self.watch.told.values()) or all(each["cause"] != "agent_stuck" for each in causes)
+
+        wait_for(told, "the agent to answer the doctor")
         return causes
 
     # --- the traffic -------------------------------------------------------------------------------------------------

@@ -177,6 +177,7 @@ BALANCERS = (
     ),
 )
 
+_CHECK = "check: "
 _VISIBLE = "the kernel does not tell whether it uses IP_PKTINFO, and the file has no [[check]] of it"
 APPLICATIONS = (
     Fault(
@@ -226,6 +227,7 @@ APPLICATIONS = (
         unhang("radius"),
         (RADIUS,),
         (),
+        says=_CHECK,
     ),
     Fault(
         "FreeRADIUS on the host's address only",
@@ -242,6 +244,7 @@ APPLICATIONS = (
         again("radius"),
         (RADIUS,),
         (),
+        says="instead of the VIP",
     ),
     Fault(
         "FreeRADIUS rejects",
@@ -250,6 +253,7 @@ APPLICATIONS = (
         again("radius"),
         (RADIUS,),
         (),
+        says=_CHECK,
     ),
     Fault(
         "FreeRADIUS does not know the client",
@@ -258,6 +262,7 @@ APPLICATIONS = (
         again("radius"),
         (RADIUS,),
         (),
+        says=_CHECK,
     ),
     Fault(
         "TACACS+ refuses connections",
@@ -274,6 +279,7 @@ APPLICATIONS = (
         again("tacacs"),
         (TACACS,),
         (),
+        says=_CHECK,
     ),
     Fault(
         "HTTP 500",
@@ -282,6 +288,7 @@ APPLICATIONS = (
         again("web"),
         (WEB,),
         (),
+        says=_CHECK,
     ),
 )
 

@@ -7,11 +7,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.lab.agent import Agent, agent_settings, tunnel, vip
+from tests.lab.agent import Agent, agent_settings, tunnel, vip, wait_for
 from tests.lab.eye import Eye, View
 from tests.lab.ledger import Ledger
 from tests.lab.marks import MOSTLY_FAST
-from tests.lab.servers import GRE, IPIP, PORT, VIPS, WRAPPED, real_server, streams, total
+from tests.lab.servers import GRE, IPIP, PORT, RATE, VIPS, WRAPPED, real_server, streams, total
 from tests.lab.spaces import ip_batch, set_sysctls
 from tests.lab.traffic import Stream
 from tests.lab.world import RS1, SERVER_IP, redirect
@@ -66,12 +66,12 @@ def test_the_tunnels_follow_another_address(local: str, order: str, server: Eye,
         set_sysctls(RS1, {"ipv4/conf/eth0/promote_secondaries": 1})  # else the second address goes with the first
     with Agent(RS1, config(local)) as agent:
         agent.settle()
-        with Stream(IPIP, PORT) as stream:
+        with Stream(IPIP, PORT, RATE) as stream:
             stream.wait_answered()
             ip_batch(RS1, [*change, ROUTE])
             seconds = server.until(lambda view: locals_of(view) == {IPv4Address(NEW)}, "the new address")
             redirect(WRAPPED, RS1, NEW)
             stream.wait_answered(20)
             tally = stream.finish()
-        assert agent.call("status").returncode == 0
+        wait_for(lambda: agent.call("status").returncode == 0, "all else to follow")
     ledger.add(f"host has another address ({order}), local = {local}", seconds, tally)

@@ -11,7 +11,7 @@ from tests.lab.agent import Agent, tunnel, vip
 from tests.lab.eye import Eye
 from tests.lab.ledger import Ledger
 from tests.lab.marks import MOSTLY_FAST
-from tests.lab.servers import GRE, GRE6, IPIP, VIPS, clean, real_server, streams, total
+from tests.lab.servers import GRE, GRE6, IPIP, RATE, VIPS, clean, real_server, streams, total
 from tests.lab.spaces import inside, run
 from tests.lab.world import RS1
 
@@ -57,7 +57,7 @@ TUNNELS_BY_HAND = {
 def test_what_was_made_by_hand_is_adopted_under_traffic(names: str, server: Eye, ledger: Ledger) -> None:
     by_hand(*VIPS_BY_HAND, *TUNNELS_BY_HAND[names])
     there = {link.name for link in server.links().values() if link.outer}
-    with streams(rate=300) as found, Agent(RS1, CONFIG) as agent:
+    with streams(rate=3 * RATE) as found, Agent(RS1, CONFIG) as agent:
         tally = total(found)
         log = agent.log()
         assert {link.name for link in server.links().values() if link.outer} == there

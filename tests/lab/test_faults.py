@@ -64,9 +64,8 @@ def test_it_is_told_named_and_got_over(fault: Fault, scene: FaultWorld, table: T
     try:
         fault.inject(scene)
         scene.watch.until(fault.unready, False, "503")
-        if fault.causes == "check_failed":  # an application that is started anew is away for a moment: another fault
-            words = scene.watch.words
-            wait_for(lambda: all("check: " in words.get(vip, "") for vip in fault.unready), "the check to fail")
+        words = scene.watch.words
+        wait_for(lambda: all(fault.says in words[vip] for vip in fault.unready), f"it to be told: {fault.says}")
         if fault.fresh:  # until it is known to be fought over, it is just put back, and soon all is well
             wait_for(lambda: "somebody keeps undoing it" in scene.agent.said(mark), "it is a fight")
         told = time.monotonic()

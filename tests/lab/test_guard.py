@@ -111,7 +111,7 @@ def test_it_is_held_where_kernel_and_library_can(server: None) -> None:
 
 def test_the_sandbox_of_traffic(server: None, ledger: Ledger) -> None:
     """Restarted ten times under traffic, nothing is lost and no count starts anew."""
-    with streams(rate=50) as found:
+    with streams() as found:
         for _ in range(3):
             with Agent(RS1, CONFIG):
                 pass

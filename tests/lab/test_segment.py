@@ -11,6 +11,7 @@ from tests.lab.agent import Agent, agent_settings, vip
 from tests.lab.ledger import Ledger
 from tests.lab.marks import MOSTLY_FAST
 from tests.lab.segment import VIP, VIP6, Watch, segment
+from tests.lab.servers import RATE
 from tests.lab.spaces import ip, set_sysctls
 from tests.lab.traffic import Answer, Stream, ask_tcp, ask_udp, echoes
 from tests.lab.world import BALANCER, CLIENT_IP, CLIENT_IP6, PORTS, RS1, RS2, SERVERS
@@ -104,7 +105,7 @@ def test_nobody_answers_with_what_the_watch_would_hear() -> None:
 def test_traffic_goes_on_while_the_agent_is_away(verb: str, ledger: Ledger) -> None:
     numbers = {"stop": 15, "kill": 9}
     with servers() as (agent, _), contextlib.ExitStack() as stack:
-        streams = [stack.enter_context(Stream(address, 7001, rate=50)) for address in (VIP, VIP6)]
+        streams = [stack.enter_context(Stream(address, 7001, min(50, RATE))) for address in (VIP, VIP6)]
         streams[0].wait_answered(10)
         agent.stop(numbers[verb])
         streams[0].wait_answered(10)
