@@ -155,6 +155,7 @@ def foreign_drops(
             reader.take(listening.drain(_A_DROP, lambda: None))
             if ended in ready:
                 break
+        reader.take(listening.drain(_A_DROP, lambda: None))  # a busy host may not have let us look before
         return reader.seen, list(reader.drops)
     finally:
         nftables.run(f"delete table {FAMILY} {table}")

@@ -99,8 +99,19 @@ def planned(kernel: FakeKernel, desired: Desired) -> Plan:
 
 
 def left(actions: Iterable[Action], host: Machine) -> list[Action]:
-    """What is left to do, but for IPv6 addresses where IPv6 is switched off: that is told as a failure each time."""
-    return [action for action in actions if not (isinstance(action, AddAddress) and host.refuses(action.address))]
+    """
+    What is left to do, but for IPv6 addresses where IPv6 is switched off: that is told as a failure each time.
+
+    One of them that was elsewhere before stays there, and serves, until it can come.
+    """
+    actions = list(actions)
+    cannot = {action.key for action in actions if isinstance(action, AddAddress) and host.refuses(action.address)}
+    return [
+        action
+        for action in actions
+        if not (isinstance(action, AddAddress) and action.key in cannot)
+        and not (isinstance(action, DeleteAddress) and not cannot.isdisjoint(action.after))
+    ]
 
 
 def told(desired: Desired, host: Machine) -> None:

@@ -210,6 +210,16 @@ class TestCapture:
         senders = tuple(ip_network((each, 120), strict=False) for each in ips)
         Capture(Sought(senders, tuple(range(1, 200)), ips, ips, tuple(range(1, 200)))).close()
 
+    def test_what_has_come_is_seen_though_the_time_is_over(self) -> None:
+        """This process was kept from looking until then: a busy host does that, for seconds."""
+        capture = Capture(SOUGHT)
+        try:
+            frames([ipv4(BALANCER, HERE, 4, udp(CLIENT, VIP, PORT, b""))])
+            looks = (capture.watch(time.monotonic()).arrived for _ in range(10_000))  # the card takes its time
+            assert next(filter(None, looks), None)
+        finally:
+            capture.close()
+
     def test_the_self_test_is_not_seen(self) -> None:
         """It goes by loopback."""
         capture = Capture(Sought())
