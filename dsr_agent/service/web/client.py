@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-_PATIENCE = 2.0
+_PATIENCE = 5.0  # its HTTP has a thread of its own, but a busy host may let nobody run for seconds
 _LONGER_PATIENCE = 8.0  # for what has to wait for the loop
 
 
