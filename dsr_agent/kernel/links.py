@@ -31,7 +31,7 @@ _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROU
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _RTEXT_FILTER_SKIP_STATS = 8
 
-_IFF_UP, _IFF_LOOPBACK, _IFF_POINTOPOINT, _IFF_NOARP = 0x1, 0x8, 0x10, 0x80
+_IFF_UP, _IFF_LOOPBACK, _IFF_POINTOPOINT, _IFF_NOARP, _IFF_LOWER_UP = 0x1, 0x8, 0x10, 0x80, 0x10000
 
 # ipip, sit and ip6tnl share one set of attributes, gre and ip6gre another.
 _IPTUN_LINK, _IPTUN_LOCAL, _IPTUN_REMOTE, _IPTUN_PROTO, _IPTUN_EXTERNAL = 1, 2, 3, 9, 19
@@ -148,6 +148,7 @@ def _parse(body: bytes) -> _Parsed:
         outer=_outer(kind, about),
         answers_arp=not flags & (_IFF_LOOPBACK | _IFF_POINTOPOINT | _IFF_NOARP),
         mtu=mtu,
+        carrier=bool(flags & _IFF_LOWER_UP),
     )
     return _Parsed(index, master, number(about.get(_IPTUN_LINK, b"")) if kind in ("sit", "ip6tnl") else 0, link)
 

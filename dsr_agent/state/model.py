@@ -172,7 +172,7 @@ class Link:
     """
     A network device. *outer* is there for tunnel kinds only; *answers_arp* for what speaks ARP on a segment.
 
-    *master* is the link that it belongs to: a VRF, a bridge, a bond.
+    *master* is the link that it belongs to: a VRF, a bridge, a bond. *carrier*: somebody is at the other end.
     """
 
     name: str
@@ -184,6 +184,7 @@ class Link:
     answers_arp: bool = False
     master: str = ""
     mtu: int = field(default=0, compare=False)
+    carrier: bool = field(default=True, compare=False)
 
     @property
     def key(self) -> LinkKey:

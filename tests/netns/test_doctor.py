@@ -104,6 +104,15 @@ class TestVerb:
         roots = {"module_missing", "module_forbidden", "tunnel_missing"} & found.keys()
         assert len(roots) == 1
 
+    def test_a_card_that_nobody_is_at_the_other_end_of_and_one_that_is_down(self, tmp_path: Path) -> None:
+        config = tmp_path / "dsr-agent.toml"
+        config.write_text(f'[[tunnel]]\nencapsulation = "l2"\nlocal = "nic"\n[[vip]]\naddress = "{VIP}"\n')
+        assert "nothing_arrives" in causes(doctor(config))
+        sh("ip link set segment down")
+        assert "nic has no carrier" in causes(doctor(config))["no_carrier"]["saw"]
+        sh("ip link set nic down")
+        assert causes(doctor(config))["card_down"]["remedy"] == "ip link set nic up"
+
     def test_it_needs_a_file_and_a_vip_that_there_is(self, tmp_path: Path) -> None:
         config = file(tmp_path)
         said = dsr_agent("doctor", "192.0.2.99", config=config)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dsr_agent.guard.reasons import RefusalReason
 from dsr_agent.kernel.headers import CapturedPacket
 from dsr_agent.state.model import Network, Tunnel
+from dsr_agent.truth.doctor.cards import deaf
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, StageResult, Told, ok, unknown
 from dsr_agent.truth.doctor.evidence import Evidence, is_in
 from dsr_agent.truth.doctor.fit import (
@@ -124,8 +125,8 @@ def _nothing(way: Way, evidence: Evidence) -> Finding:
         return unknown(Stage.ARRIVING, "there was more traffic than could be looked at", tunnel.name)
     saw = f"no {name_of(tunnel)} from any load balancer in {evidence.seconds:.0f} s"
     local = local_of(way)
-    if card := evidence.down([local] if local else []):
-        return told.fault(Cause.CARD_DOWN, f"{saw}: {card}, which has {local}, is down", f"ip link set {card} up")
+    if found := deaf(evidence, [local] if local else []):
+        return told.fault(found.cause, f"{saw}: {found.card}, which has {local}, {found.why}", found.remedy)
     wrapped = set(evidence.outer)
     others = [packet for packet in evidence.captured.arrived if packet not in wrapped and declared(packet, way)]
     talking = {str(packet.source): 1 for packet in others}

@@ -16,6 +16,7 @@ from dsr_agent.state.guard_actions import WriteGuard
 from dsr_agent.state.local import LocalOf
 from dsr_agent.state.model import Tunnel, TunnelKey, Vip
 from dsr_agent.state.why import Why
+from dsr_agent.truth.doctor.cards import deaf
 from dsr_agent.truth.doctor.causes import Cause, Finding, Stage, Told, ok, skipped, unknown
 from dsr_agent.truth.doctor.evidence import Evidence
 from dsr_agent.truth.doctor.tunnel import APPLY
@@ -104,8 +105,8 @@ def _nothing(tunnel: Tunnel, vip: Vip, saw: str, how: str, evidence: Evidence) -
         return unknown(Stage.ARRIVING, "there was more traffic than could be looked at", tunnel.name, vip.ip)
     told, saw = Told(Stage.ARRIVING, tunnel.name, vip.ip), f"{saw} in {evidence.seconds:.0f} s"
     segment = [tunnel.local.link] if isinstance(tunnel.local, LocalOf) else []
-    if card := evidence.down(evidence.marked_at.get(tunnel.name, ()), segment):
-        return told.fault(Cause.CARD_DOWN, f"{saw}: {card} is down", f"ip link set {card} up")
+    if found := deaf(evidence, evidence.marked_at.get(tunnel.name, ()), segment):
+        return told.fault(found.cause, f"{saw}: {found.card} {found.why}", found.remedy)
     kept = "keeps code points" if tunnel.encapsulation == "dscp" else "is one segment for balancer and server"
     remedy = f"see whether the load balancer sends, and whether the network {kept}: tcpdump -ni any {how}"
     return told.warning(Cause.NOTHING_ARRIVES, saw, remedy)

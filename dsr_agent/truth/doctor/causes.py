@@ -43,6 +43,7 @@ class Cause(StrEnum):
     MODULE_MISSING = "module_missing"
     LOCAL_MISSING = "local_missing"
     CARD_DOWN = "card_down"
+    NO_CARRIER = "no_carrier"
     GUARD_UNAVAILABLE = "guard_unavailable"
     TUNNEL_MASKED = "tunnel_masked"
     TUNNEL_MISSING = "tunnel_missing"

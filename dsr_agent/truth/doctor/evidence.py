@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -208,12 +208,6 @@ class Evidence:
     def own(self) -> frozenset[Ip]:
         """This host's own addresses, without what is ours."""
         return frozenset(key.ip for key, address in self.observed.addresses.items() if not owns_address(address))
-
-    def down(self, places: Iterable[Ip], cards: Iterable[str] = ()) -> str:
-        """The card that is down, of those and of those that have *places*, if none of them is up."""
-        names = dict.fromkeys([*cards, *filter(None, map(self.card_of, places))])
-        found = [link for name in names if (link := self.observed.links.get(name))]
-        return "" if any(link.up for link in found) else next((link.name for link in found), "")
 
     def card_of(self, ip: Ip | None) -> str:
         """The link that has *ip*; empty if none has."""

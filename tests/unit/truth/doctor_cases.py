@@ -37,7 +37,7 @@ from tests.unit.truth.doctor_evidence import (
     V6,
     arriving,
     broken,
-    card_down,
+    deaf_card,
     elsewhere,
     evidence,
     file,
@@ -383,7 +383,8 @@ CASES: list[tuple[Cause, Stage, StageResult, Callable[[], Evidence], str]] = [
         "write mss = 1316 in [guard]",
     ),
     (Cause.NOTHING_ARRIVES, Stage.ARRIVING, StageResult.WARNING, sent, "let protocol 47 pass"),
-    (Cause.CARD_DOWN, Stage.ARRIVING, StageResult.FAULT, card_down, "ip link set eth0 up"),
+    (Cause.CARD_DOWN, Stage.ARRIVING, StageResult.FAULT, lambda: deaf_card(up=False), "ip link set eth0 up"),
+    (Cause.NO_CARRIER, Stage.ARRIVING, StageResult.FAULT, lambda: deaf_card(carrier=False), "cable"),
     (
         Cause.BALANCER_SILENT,
         Stage.ARRIVING,

@@ -127,15 +127,21 @@ def test_nothing_comes_over_the_segment() -> None:
     assert "tcpdump -ni any ip and dst host 192.0.2.10" in first(found).remedy
 
 
+@pytest.mark.parametrize(
+    ("card", "cause", "why"),
+    [
+        (Link("eth0", up=False), Cause.CARD_DOWN, "eth0 is down"),
+        (Link("eth0", up=True, carrier=False), Cause.NO_CARRIER, "eth0 has no carrier"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["dscp", "l2"])
-def test_nothing_comes_by_a_card_that_is_down(kind: str) -> None:
+def test_nothing_comes_by_a_card_that_hears_nothing(kind: str, card: Link, cause: Cause, why: str) -> None:
     made = (DSCP if kind == "dscp" else World((replace(tunnel("l2"), local=LocalOf("eth0")),))).evidence()
-    links = {**made.observed.links, "eth0": Link("eth0", up=False, answers_arp=True)}
+    links = {**made.observed.links, "eth0": replace(card, answers_arp=True)}
     found = diagnose(replace(made, observed=replace(made.observed, links=links)))
-    assert {(each.cause, each.remedy) for each in found.causes if each.blocks} == {
-        (Cause.CARD_DOWN, "ip link set eth0 up")
-    }
-    assert all(each.saw.endswith("in 3 s: eth0 is down") for each in found.causes if each.blocks)
+    assert {each.cause for each in found.causes if each.blocks} == {cause}
+    assert all(each.saw.endswith(f"in 3 s: {why}") for each in found.causes if each.blocks)
+    assert all("eth0" in each.remedy for each in found.causes if each.blocks)
 
 
 def test_a_vip_of_a_segment_that_is_gone_and_arp_that_is_answered() -> None:
