@@ -135,15 +135,15 @@ class Agent:
         return self.says(text)
 
     def serving(self) -> None:
-        """Wait for the last thing that a start opens: HTTP, over TCP after the unix socket."""
+        """Wait for the last things that a start opens: HTTP, over TCP after the unix socket, and then the self-test."""
         end = time.monotonic() + _PATIENCE
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 9177)) as asking:
-                asking.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
-                while asking.recv(1000):  # until it has closed its end, too
-                    pass
-                return
-            assert time.monotonic() < end, f"HTTP never answered: {self.log}"
+                asking.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+                said = b"".join(iter(lambda: asking.recv(1 << 16), b""))  # until it has closed its end, too
+                if b"self_test" in said and b"it has not begun yet" not in said:
+                    return
+            assert time.monotonic() < end, f"HTTP never answered, or there is no self-test: {self.log}"
             time.sleep(0.01)
 
     def reload(self) -> None:

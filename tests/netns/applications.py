@@ -13,13 +13,13 @@ from pyrad import packet
 from dsr_agent.config.check_settings import CheckSettings
 from dsr_agent.service.checks.asking import Target, ask
 from dsr_agent.truth.checks import Answer
-from tests.netns.space import NETWORK_CARD, sh
+from tests.netns.space import NETWORK_CARD, routed, sh
 
 VIP, VIP2, OWN, PORT = "192.0.2.10", "192.0.2.11", "10.0.3.2", 1812
 VIP6, OWN6 = "2001:db8::10", "2001:db8:1::2"
 SECRET = "between us"
 # Long enough that only what is really silent runs into it, and those cases wait for it.
-PATIENT, HASTY = 20.0, 0.3
+PATIENT, HASTY = 30.0, 0.3
 
 
 def check(protocol: str, **keys: Any) -> CheckSettings:
@@ -42,6 +42,7 @@ def addressed() -> None:
     """Have the host's own addresses and the VIPs in this namespace."""
     sh(*NETWORK_CARD, f"ip addr add {VIP}/32 dev lo scope host", f"ip addr add {VIP2}/32 dev lo scope host")
     sh(f"ip addr add {OWN6}/64 dev nic nodad", f"ip addr add {VIP6}/128 dev lo preferred_lft 0 nodad")
+    routed(OWN6, VIP6)
 
 
 class Radius(asyncio.DatagramProtocol):

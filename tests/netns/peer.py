@@ -11,13 +11,15 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
 from typing import TypeVar
 
 from tests.netns.filter import nft
-from tests.netns.space import enter, namespace, sh
+from tests.netns.process import DEADLINE
+from tests.netns.space import enter, namespace, routed, sh
 
 T = TypeVar("T")
 
@@ -63,7 +65,7 @@ class Peer:
     def asks(self, vip: str, port: int, data: bytes, *, tos: int = 0) -> bytes:
         """Send a datagram to *vip*; the answer, which must come from there."""
         with self.does(lambda: socket.socket(_family(vip), socket.SOCK_DGRAM)) as asking:
-            asking.settimeout(10)
+            asking.settimeout(DEADLINE)
             if tos and _family(vip) == socket.AF_INET:
                 asking.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
             asking.connect((vip, port))
@@ -85,7 +87,7 @@ class Peer:
     def trades(self, vip: str, port: int, data: bytes) -> bytes:
         """Send all of it over TCP, and read as much back."""
         with self.does(lambda: socket.socket(_family(vip), socket.SOCK_STREAM)) as asking:
-            asking.settimeout(20)
+            asking.settimeout(DEADLINE)
             asking.connect((vip, port))
             sending = threading.Thread(target=asking.sendall, args=(data,))
             sending.start()
@@ -182,5 +184,15 @@ def _send_back(one: socket.socket) -> None:
 @contextmanager
 def echo(address: str, port: int) -> Iterator[list[tuple[bytes, str]]]:
     """A service of this host on *address* that sends back what comes; yields the datagrams it got, and from whom."""
+    if ip_address(address).version == 6:
+        routed(address)
     with closing(_Echo(address, port)) as made:
         yield made.got
+
+
+def came(got: list[tuple[bytes, str]]) -> None:
+    """Wait until an `echo` has got something."""
+    end = time.monotonic() + DEADLINE
+    while not got:
+        assert time.monotonic() < end, "nothing ever came"
+        time.sleep(0.01)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,13 @@ def put(*addresses: Address) -> None:
     finally:
         channel.close()
     assert {outcome.result for outcome in outcomes} == {Result.DONE}
+
+
+def routed(*addresses: str) -> None:
+    """Wait until IPv6 *addresses*, which are there, have their routes, too: who asks before gets no answer."""
+    end = time.monotonic() + 30
+    while missing := [each for each in addresses if f"local {each} " not in sh("ip -6 route show table local")]:
+        assert time.monotonic() < end, f"these never got their routes: {missing}"
 
 
 def has_kind(kind: str) -> bool:

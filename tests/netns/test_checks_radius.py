@@ -79,8 +79,9 @@ async def test_radius_that_is_silent() -> None:
     ],
 )
 async def test_radius_that_answers_nonsense(answer: Callable[[bytes], list[bytes]], text: str) -> None:
-    async with radius(answer):
-        found = await asked("radius", timeout=HASTY)
+    """So often that nothing better is waited for."""
+    async with radius(lambda data: answer(data) * 100):
+        found = await asked("radius")
     assert found.reason is FailureReason.BAD_ANSWER
     assert text in found.text
 
@@ -90,6 +91,8 @@ async def test_nonsense_before_the_answer_is_left_aside_and_too_much_of_it_ends_
         assert (await asked("radius")).reason is None
     async with radius(lambda data: [b"garbage"] * 200):
         assert (await asked("radius")).reason is FailureReason.BAD_ANSWER
+    async with radius(lambda data: [b"garbage"]):
+        assert (await asked("radius", timeout=3.0)).reason is FailureReason.BAD_ANSWER, "nothing better came in time"
 
 
 async def test_nobody_there_is_heard_at_once() -> None:

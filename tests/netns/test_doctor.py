@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from dsr_agent.kernel.policy import Neighbour, rules, silent, way
 from dsr_agent.truth.packets import ip, ipv4, udp
 from tests.netns.agent import dsr_agent
 from tests.netns.filter import can, need_tables
+from tests.netns.process import DEADLINE
 from tests.netns.space import NETWORK_CARD, sh
 from tests.netns.test_listeners import bound
 
 VIP, CLIENT, HERE, BALANCER = map(IPv4Address, ("192.0.2.10", "203.0.113.7", "10.0.3.2", "10.0.3.5"))
 # The doctor looks into the other network namespaces of this machine, too: nobody else is to have this one.
-PORT = 20000 + os.getpid() % 20000
+PORT = 20000 + os.getpid() % 12000  # below those that the kernel chooses by itself
 
 
 @pytest.fixture(autouse=True)
@@ -149,11 +151,18 @@ SOUGHT = Sought((ip_network(f"{BALANCER}/32"), ip_network("2001:db8:3::5")), doo
 
 
 def captured(*packets: bytes, sought: Sought = SOUGHT) -> Captured:
-    """What is seen of *packets*, among others."""
+    """What is seen of *packets*, among others, when one more has come, or enough have: those over IPv4 first."""
+    last = IPv4Address("10.0.3.99")
     capture = Capture(sought)
     try:
-        frames(packets)
-        return capture.watch(time.monotonic() + 0.2)
+        frames([*packets, ipv4(last, HERE, 4, udp(CLIENT, VIP, PORT, b""))])
+        end = time.monotonic() + DEADLINE
+        while (seen := capture.watch(time.monotonic() + 0.01)).complete:
+            assert time.monotonic() < end, f"the last one never came: {seen}"
+            if last in (each.source for each in seen.arrived):
+                break
+        arrived = [each for each in seen.arrived if each.source != last]
+        return replace(seen, arrived=tuple(sorted(arrived, key=lambda each: each.source.version)))
     finally:
         capture.close()
 

@@ -45,7 +45,7 @@ async def write(host: Host, wanted: Table = WANTED) -> Outcome:
 
 async def heard(host: Host) -> Changes:
     """The next changes of the guard."""
-    while GUARD not in (changes := await asyncio.wait_for(host.changes(), 10)).keys:
+    while GUARD not in (changes := await asyncio.wait_for(host.changes(), 30)).keys:
         pass
     return changes
 

@@ -50,7 +50,7 @@ def have(addresses: Iterator[Address]) -> None:
 
 async def until(host: Host, key: object) -> None:
     """Wait until *key* is announced."""
-    while key not in (await asyncio.wait_for(host.changes(), 10)).keys:
+    while key not in (await asyncio.wait_for(host.changes(), 30)).keys:
         pass
 
 
@@ -133,7 +133,7 @@ async def test_routing_rules_are_announced_and_local_routes_are_not() -> None:
     async with Host() as host:
         await host.observe(EVERYTHING)
         sh("ip addr add 198.51.100.9/32 dev lo")
-        changes = await asyncio.wait_for(host.changes(), 10)
+        changes = await asyncio.wait_for(host.changes(), 30)
         assert ROUTES not in changes.keys
 
         sh("ip rule add from 192.0.2.10 lookup 77")
@@ -147,9 +147,9 @@ async def test_a_storm_that_overflows_the_buffer_is_survived() -> None:
         await host.observe(EVERYTHING)
         have(iter([vip(number) for number in range(3000)]))
 
-        changes = await asyncio.wait_for(host.changes(), 10)
+        changes = await asyncio.wait_for(host.changes(), 30)
         while not changes.lost:
-            changes = await asyncio.wait_for(host.changes(), 10)
+            changes = await asyncio.wait_for(host.changes(), 30)
 
         assert host.announcements_lost >= 1
         assert {vip(number).key for number in range(3000)} <= set((await host.observe(only())).addresses)
@@ -165,7 +165,7 @@ async def test_losing_announcements_again_and_again_leaves_no_socket_behind() ->
         before = len(os.listdir("/proc/self/fd"))
         for round_ in range(3):
             have(iter([vip(1000 * round_ + number) for number in range(500)]))
-            while not (await asyncio.wait_for(host.changes(), 10)).lost:
+            while not (await asyncio.wait_for(host.changes(), 30)).lost:
                 pass
 
         assert len(os.listdir("/proc/self/fd")) == before
@@ -271,7 +271,7 @@ async def test_who_deleted_it_is_named_while_it_lives() -> None:
         await host.observe(EVERYTHING)
         await host.apply([AddAddress(vip(1), Why.MISSING)])
         with deleter() as process:
-            changes = await asyncio.wait_for(host.changes(), 10)
+            changes = await asyncio.wait_for(host.changes(), 30)
             port = changes.by[vip(1).key]
             assert await host.who(port) == f"{Path(sys.executable).name[:15]} (process {process.pid})"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.process import PORT, Agent, Watcher, addresses, get, vips
+from tests.netns.process import DEADLINE, PORT, Agent, Watcher, addresses, get, vips
 
 MISBEHAVING = 200
 
@@ -52,7 +52,7 @@ def test_who_never_ends_is_cut_off(tmp_path: Path) -> None:
         silent[1].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         silent[2].sendall(b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\n")
         for connection in silent:
-            connection.settimeout(20)
+            connection.settimeout(DEADLINE)
             with connection:
                 while connection.recv(1000):  # to the end of what it says; forever would be the failure
                     pass
@@ -67,7 +67,7 @@ def test_a_crowd_from_one_address_does_not_shut_out_another(tmp_path: Path) -> N
         answer = get("/metrics")
         assert answer.sample('dsr_http_connections_cut_total{reason="crowd"}') > 30
         other.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-        other.settimeout(20)
+        other.settimeout(DEADLINE)
         assert other.recv(100).startswith(b"HTTP/1.1 200")
         for connection in (other, *many):
             connection.close()
@@ -83,7 +83,7 @@ def test_what_is_too_large_is_refused(tmp_path: Path) -> None:
             b"\0\0\0\r\n\r\n",
         ):
             with socket.create_connection(("127.0.0.1", PORT)) as connection:
-                connection.settimeout(20)
+                connection.settimeout(DEADLINE)
                 try:
                     connection.sendall(sent)
                     said = connection.recv(100)

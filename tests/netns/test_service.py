@@ -174,7 +174,9 @@ class TestHealth:
 
     def test_status_is_that_of_the_command_and_more(self, tmp_path: Path) -> None:
         with Agent(tmp_path, VIPS + ABSENT) as agent:
-            agent.serving()
+            agent.until(
+                lambda: get("/status").json()["agent"]["self_test"]["off"] is None, "the self-test, which is last"
+            )
             served = get("/status").json()
             agent.until(lambda: agent.unix("/livez").status == 200, "the socket")
             printed = json.loads(agent.call("status", "--json").stdout)

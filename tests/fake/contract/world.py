@@ -103,7 +103,7 @@ async def heard(world: World, *keys: Key) -> Changes:
     """Everything that is announced until all of *keys* have been."""
     found = Changes()
     while not set(keys) <= found.keys:
-        more = await asyncio.wait_for(world.kernel.changes(), 10)
+        more = await asyncio.wait_for(world.kernel.changes(), 30)
         found = Changes(found.keys | more.keys, {**found.by, **more.by}, found.lost or more.lost)
     return found
 
