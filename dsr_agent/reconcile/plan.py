@@ -78,14 +78,17 @@ def _plan_protection(desired: Desired, wanted: Wanted, observed: Observed, steps
     if desired.guard and desired.guard.required:
         steps.after = (GUARD,)
     actions: list[Action] = [*protection.steps(desired, wanted, observed), *fallback.steps(desired, observed)]
-    # Of a table that stays for marked packets, the guard goes with the rules that are written again.
-    goes = (RemoveGuard, WriteGuard) if observed.guard.table and not desired.guard else RemoveGuard
-    steps.first += [action for action in actions if not isinstance(action, goes)]
+    steps.first += [action for action in actions if not _opens_up(action)]
     steps.problems += protection.problems(wanted, observed)
     steps.warnings += [*protection.warnings(desired, observed), *fallback.warnings(desired, observed)]
     steps.warnings += foreign_links.warnings(desired, wanted, observed)
     steps.warnings += foreign_links.ports(desired, wanted, observed)
-    return [action for action in actions if isinstance(action, goes)]
+    return [action for action in actions if _opens_up(action)]
+
+
+def _opens_up(action: Action) -> bool:
+    """Whether it leaves tunnels that go unguarded; the table itself may stay, for marked packets."""
+    return isinstance(action, RemoveGuard | WriteGuard) and bool(action.after)
 
 
 def _plan_silence(desired: Desired, wanted: Wanted, observed: Observed, steps: Steps) -> None:

@@ -44,15 +44,17 @@ def steps(desired: Desired, wanted: Wanted, observed: Observed) -> Iterator[Acti
         return
     unwrapped = _unwrapped(desired, wanted)
     linked = bool(wanted.carried or wanted.waiting)
+    going = tuple(link.key for link in _doomed(wanted, observed))
     if not unwrapped.marked and (desired.guard is None or not (linked or unwrapped)):
         if there is not None:
-            yield RemoveGuard(removal(), Why.UNWANTED, tuple(link.key for link in _doomed(wanted, observed)))
+            yield RemoveGuard(removal(), Why.UNWANTED, going)
         return
     if observed.guard.unavailable and not (desired.guard and desired.guard.required and linked):
         return
     table = wanted_table(desired, wanted, observed)
     if table != there:
-        yield WriteGuard(table, commands(table, there), _words(table, there), _why(table, there))
+        after = going if there is not None and desired.guard is None else ()
+        yield WriteGuard(table, commands(table, there), _words(table, there), _why(table, there), after)
     elif observed.guard.can_hold:
         yield HoldGuard(commands(table, None))
 

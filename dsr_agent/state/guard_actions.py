@@ -14,13 +14,14 @@ class WriteGuard:
     """
     Bring the guard's table to *table*, by *commands* (JSON, one transaction). *what* is what changes, in words.
 
-    Making it takes nothing away from anybody else's table.
+    Making it takes nothing away from anybody else's table. Where it guards no more, the tunnels (*after*) go first.
     """
 
     table: Table
     commands: tuple[str, ...]
     what: str
     why: Why = Why.MISSING
+    after: tuple[Key, ...] = ()
 
     @property
     def key(self) -> GuardKey:
@@ -28,7 +29,7 @@ class WriteGuard:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return ()
+        return self.after
 
     def __str__(self) -> str:
         return self.what

@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
     @property
     def good(self) -> bool | None:
-        """See `reach.Result`."""
+        """See `reach.Attempt`."""
         return None if self.reason is FailureReason.ERROR else self.reason is None
 
 

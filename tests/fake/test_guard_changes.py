@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from dsr_agent.state.actions import BringUp, DeleteLink, RenameLink
+from dsr_agent.state.errors import Transient
 from dsr_agent.state.guard_actions import WriteGuard
 from tests.fake.story import FILE, HOST, Story
 from tests.fake.test_guard import GUARDED, UP, done, guard, lets_in
@@ -101,13 +102,17 @@ async def test_a_name_that_a_link_has_for_a_moment_is_not_the_guards_business() 
         assert [type(step) for step in steps] == [RenameLink]
 
 
-async def test_a_guard_that_is_switched_off_stays_until_the_tunnels_that_go_have_gone() -> None:
-    """The table itself stays, for marked packets."""
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_guard_that_is_switched_off_stays_until_the_tunnels_that_go_have_gone(busy: bool) -> None:
+    """Also if they do not go at once. The table itself stays, for marked packets."""
     marked = '[[tunnel]]\nencapsulation = "dscp"\n[[vip]]\naddress = "192.0.2.77"\ndscp = 7\n'
     async with Story(GUARDED + marked) as story:
         table = guard(story)
         story.passes()
+        if busy:
+            story.kernel.fail_next(DeleteLink, Transient("the link is busy"))
         await story.reload("[guard]\nenabled = false\n" + marked)
+        await story.seconds(60)
         for step in [step for report in story.reports for step in done(report)]:
             table = step.table if isinstance(step, WriteGuard) else table
             assert not isinstance(step, DeleteLink) or not lets_in(table, IPIP, "198.51.100.1")

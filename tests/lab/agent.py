@@ -210,6 +210,17 @@ class Agent:
                 env=self._environment(),
             )
 
+    def says(self) -> dict[str, Any]:
+        """What the running agent says of itself in ``status``: it does so some time after its first pass."""
+        said: dict[str, Any] = {}
+
+        def answered() -> bool:
+            said.update(self.status()["agent"])
+            return "fights" in said
+
+        wait_for(answered, "the agent to say how it is")
+        return said
+
     def status(self) -> dict[str, Any]:
         """``dsr-agent status --json``."""
         answer: dict[str, Any] = json.loads(self.call("status", "--json").stdout)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.agent import Agent, has_inet_tables, tunnel, vip, wait_for
+from tests.lab.agent import Agent, has_inet_tables, tunnel, vip
 from tests.lab.guarded import nft
 from tests.lab.marks import MOSTLY_FAST
 from tests.lab.servers import GRE, GRE6, IPIP, PORT, real_server
@@ -44,14 +44,6 @@ def traffic(server: None) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def answering_agent(config: str) -> Iterator[Agent]:
-    """One that says how it is when it is asked: it does so some time after its first pass."""
-    with Agent(RS1, config) as agent:
-        wait_for(lambda: "fights" in agent.status()["agent"], "the agent to say how it is")
-        yield agent
-
-
 def doctor(agent: Agent, *names: str) -> tuple[int, dict[str, Any]]:
     """``dsr-agent doctor --json``: its exit code, and what it says."""
     done = agent.call("doctor", *names, "--seconds", "2", "--json")
@@ -68,7 +60,8 @@ def causes(said: dict[str, Any]) -> list[str]:
 
 @pytest.mark.usefixtures("traffic")
 def test_a_healthy_server_gets_a_clean_bill() -> None:
-    with answering_agent(CONFIG) as agent:
+    with Agent(RS1, CONFIG) as agent:
+        agent.says()
         code, said = doctor(agent)
         assert (code, said["ok"], said["causes"]) == (0, True, []), said
         for address, name in ((IPIP, "dsr-ipip"), (GRE, "dsr-gre"), (GRE6, "dsr-gre")):
@@ -86,7 +79,8 @@ def test_a_healthy_server_gets_a_clean_bill() -> None:
 @pytest.mark.usefixtures("server")
 def test_silence_is_a_warning_with_a_reason() -> None:
     """A balancer that never sends and a network that keeps it back look alike from here."""
-    with answering_agent(tunnel("ipip") + OF_IPIP) as agent:
+    with Agent(RS1, tunnel("ipip") + OF_IPIP) as agent:
+        agent.says()
         code, said = doctor(agent)
         assert (code, causes(said)) == (0, ["nothing_arrives"])
         assert "protocol 4" in said["causes"][0]["remedy"]
@@ -342,7 +336,8 @@ def test_without_an_agent_and_without_the_module() -> None:
 def test_who_does_not_listen_and_who_answers_from_a_wrong_address() -> None:
     port = 7000
     config = tunnel("ipip") + vip(IPIP, services=[f"udp/{port}"])
-    with answering_agent(config) as agent, contextlib.ExitStack() as sockets:
+    with Agent(RS1, config) as agent, contextlib.ExitStack() as sockets:
+        agent.says()
         code, said = doctor(agent)
         assert (code, causes(said)) == (1, ["not_listening"])
         with udp_socket(RS1) as made:

@@ -16,7 +16,6 @@ from tests.lab.guarded import nft
 from tests.lab.marking import send_marked
 from tests.lab.marks import MOSTLY_FAST
 from tests.lab.spaces import inside, ip, run, udp_socket
-from tests.lab.test_doctor import answering_agent
 from tests.lab.traffic import Stream, ask_udp, echoes
 from tests.lab.world import (
     BALANCER_IP,
@@ -102,7 +101,8 @@ FITS = {IPIP6: 1460, IPIP6_V6: 1460, KEYED6: 1444, GUE: 1460, GUE6: 1440}
 @pytest.mark.usefixtures("server")
 def test_a_healthy_server_of_every_kind_gets_a_clean_bill() -> None:
     config = of("ipip", 6, IPIP6, IPIP6_V6) + of("gre", 6, KEYED6, key=8) + of("gue", 4, GUE) + of("gue", 6, GUE6)
-    with answering_agent(config) as agent, asked(*FITS):
+    with Agent(RS1, config) as agent, asked(*FITS):
+        agent.says()
         code, said = doctor(agent)
         assert (code, said["causes"]) == (0, []), said["causes"]
         for address, room in FITS.items():
@@ -116,7 +116,8 @@ def test_a_healthy_server_of_every_kind_gets_a_clean_bill() -> None:
 def test_fou_and_an_encapsulation_limit_get_one_too() -> None:
     """What fits is what is really left."""
     config = of("ipip", 6, LIMIT6) + of("fou", 6, FOU6, port=6080) + of("fou", 4, FOU, port=6080)
-    with answering_agent(config) as agent, asked(LIMIT6, FOU6, FOU):
+    with Agent(RS1, config) as agent, asked(LIMIT6, FOU6, FOU):
+        agent.says()
         code, said = doctor(agent)
         assert (code, said["causes"]) == (0, []), said["causes"]
         assert stages(said, LIMIT6)["mtu"]["saw"].startswith("1452 bytes fit into 1500")

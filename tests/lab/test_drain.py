@@ -47,15 +47,8 @@ def told() -> list[int]:
 
 
 def drained(agent: Agent, address: str) -> dict[str, Any]:
-    """What ``status`` says of a drained VIP, once the agent has answered in the time that ``status`` waits for it."""
-    said: dict[str, Any] = {}
-
-    def answered() -> bool:
-        said.update(agent.status()["agent"])
-        return "drained" in said
-
-    wait_for(answered, "the agent to say what is drained")
-    rows: list[dict[str, Any]] = said["drained"]["vips"]
+    """What ``status`` says of a drained VIP."""
+    rows: list[dict[str, Any]] = agent.says()["drained"]["vips"]
     return next(row for row in rows if row["vip"] == address)
 
 

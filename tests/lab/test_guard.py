@@ -52,8 +52,7 @@ def table() -> list[dict[str, Any]]:
 
 
 def uncounted(part: Any) -> Any:
-    """The same without what counters say, which goes on with every packet of a self-test. A thing made anew is another
-    thing by its handle."""
+    """The same without what counters say: self-tests count, too. What was made anew has another handle."""
     if isinstance(part, dict):
         return {key: uncounted(value) for key, value in part.items() if key not in ("packets", "bytes")}
     return [uncounted(item) for item in part] if isinstance(part, list) else part

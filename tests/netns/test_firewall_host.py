@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable, Iterator
+from functools import partial
+from ipaddress import IPv4Address
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from dsr_agent.guard.ruleset import ruleset
 from dsr_agent.guard.transaction import commands, removal
 from dsr_agent.kernel import firewall, libnftables
 from dsr_agent.kernel.host import Host
-from dsr_agent.kernel.trace import foreign_drops
+from dsr_agent.kernel.trace import Requests, foreign_drops
 from dsr_agent.state.errors import DsrError, NotPermitted, Unsupported
 from dsr_agent.state.guard_actions import HoldGuard, RemoveGuard, WriteGuard
 from dsr_agent.state.model import EVERYTHING, GUARD, HOST, Changes, Scope
@@ -191,6 +194,17 @@ async def test_rules_of_others_have_changed_when_others_have_changed_them() -> N
         nft(MEDDLING["element added"])
         await heard(host)
         assert host.rules_changed.is_set()
+
+
+async def test_what_was_followed_is_told_though_the_time_is_over() -> None:
+    """This process was kept from looking until then: a busy host does that, for seconds."""
+    nft(f"add table {FAMILY} other", f"add chain {FAMILY} other in {{ type filter hook input priority 0; }}")
+    nft(f"add rule {FAMILY} other in udp dport 9 drop")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        of_vip = Requests(plain=(IPv4Address("127.0.0.1"),))
+        send = partial(asking.sendto, b"", ("127.0.0.1", 9))
+        _, drops = await asyncio.to_thread(foreign_drops, 0.0, of_vip, early=True, started=send)
+    assert [drop.table for drop in drops] == ["other"]
 
 
 async def test_who_changed_it_is_told() -> None:

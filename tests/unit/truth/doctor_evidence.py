@@ -138,10 +138,10 @@ def vrf(*links: Link) -> Evidence:
     return evidence(None, observed, answers={V4: {CLIENT: Route(refused="unreachable")}})
 
 
-def deaf_card(**values: bool) -> Evidence:
+def deaf_card(*, up: bool, carrier: bool) -> Evidence:
     """Nothing comes by the card that has the tunnel's address."""
     found = sent()
-    card = replace(Link("eth0", up=True, answers_arp=True, mtu=1500), **values)  # type: ignore[arg-type]
+    card = Link("eth0", up=up, answers_arp=True, mtu=1500, carrier=carrier)
     return replace(found, observed=replace(found.observed, links={**found.observed.links, "eth0": card}))
 
 
